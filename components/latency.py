@@ -1,0 +1,110 @@
+"""What a subnet costs on a device: predicted from the device's figures, or measured by running it.
+
+Decoding reads every weight once a token, so it is bound by memory bandwidth; reading a prompt is bound by arithmetic.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PROMPT_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters of a homogeneous subnet by where they are used."""
+
+    layers: int
+    embedding: int
+    """One table, used for the embedding, the head, or both where they are tied."""
+    tied: bool
+    kv_bytes_a_token: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], depth: int, neurons: int) -> Weights:
+        """From a Llama-like `config.json` of the base."""
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        head_dim = config.get("head_dim") or hidden // heads
+        key_value = (config.get("num_key_value_heads") or heads) * head_dim
+        layer = 2 * hidden * (heads * head_dim + key_value) + 3 * hidden * neurons
+        return cls(
+            layers=depth * layer,
+            embedding=config["vocab_size"] * hidden,
+            tied=bool(config.get("tie_word_embeddings")),
+            kv_bytes_a_token=2 * depth * key_value * 4,
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted figures of one shape at one quantization."""
+
+    ttft_ms: float
+    tpot_ms: float
+    size_mb: float
+    memory_mb: float
+
+
+def predict(
+    weights: Weights, linear_bits: float, embedding_bits: float, bandwidth_gb_s: float, int8_gops: float, context: int
+) -> Cost:
+    """Figures for a prompt of 128 tokens, half a context of KV cache read a token, and `context` tokens of it kept."""
+    table_mb = weights.embedding * embedding_bits / 8e6
+    layers_mb = weights.layers * linear_bits / 8e6
+    size_mb = layers_mb + table_mb * (1 if weights.tied else 2)
+    kv_mb = weights.kv_bytes_a_token * context / 1e6
+    read_mb = layers_mb + table_mb + weights.kv_bytes_a_token * PROMPT_TOKENS / 1e6
+    tpot_ms = read_mb / bandwidth_gb_s
+    operations_g = 2 * (weights.layers * PROMPT_TOKENS + weights.embedding) / 1e9
+    return Cost(
+        ttft_ms=max(operations_g / int8_gops * 1000, tpot_ms),
+        tpot_ms=tpot_ms,
+        size_mb=size_mb,
+        memory_mb=size_mb + kv_mb,
+    )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Raw samples of a run; the medians are what is quoted."""
+
+    ttft_ms_samples: tuple[float, ...]
+    tpot_ms_samples: tuple[float, ...]
+    peak_memory_mb: float
+    """Peak resident memory of the measuring process, runtime included."""
+    threads: int
+
+    @property
+    def ttft_ms(self) -> float:
+        return statistics.median(self.ttft_ms_samples)
+
+    @property
+    def tpot_ms(self) -> float:
+        return statistics.median(self.tpot_ms_samples)
+
+
+def measure(
+    generate: Callable[[Sequence[int], int], Iterator[int]],
+    prompt: Sequence[int],
+    new_tokens: int,
+    runs: int,
+    threads: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Time `runs` greedy generations after one that warms up; raises ValueError when generation stops at once."""
+    ttft, tpot = [], []
+    for run in range(runs + 1):
+        started = clock()
+        stamps = [clock() for _ in generate(prompt, new_tokens)]
+        if len(stamps) < 2:
+            raise ValueError(f"the model wrote {len(stamps)} tokens after the benchmark prompt; at least 2 are needed")
+        if run:
+            ttft.append((stamps[0] - started) * 1000)
+            tpot.append((stamps[-1] - stamps[0]) * 1000 / (len(stamps) - 1))
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return Latency(tuple(ttft), tuple(tpot), peak_mb, threads)

@@ -1,0 +1,31 @@
+"""A torch model as something that answers logits: the float reference that exported files are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from components.evaluate import Logits
+
+
+def logits_of(model: PreTrainedModel) -> Logits:
+    """Next-token logits after every position, float32 [S, V]."""
+
+    @torch.no_grad()
+    def logits(tokens: Sequence[int]) -> NDArray[np.float32]:
+        values_SV = model(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=False).logits[0]
+        result: NDArray[np.float32] = values_SV.float().cpu().numpy()
+        return result
+
+    return logits
+
+
+def load_checkpoint(folder: Path) -> PreTrainedModel:
+    """An ordinary Hugging Face folder in float32, loaded by nothing of ours."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return model.eval()

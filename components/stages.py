@@ -1,0 +1,308 @@
+"""The three stages of `dvc.yaml` as commands: files in, files out, numbers from `params.yaml`.
+
+    python -m components.stages data smollm2-135m --profile quick
+
+Run from the workspace (the folder of `dvc.yaml`). A killed stage goes on where it was: what it knows is kept under
+`.amoeba/cache`, named by the digest of its inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from components.base import Base, BaseError, resolve
+from components.pinned import UnavailableError
+from components.shape import Shape, ShapeSpace
+
+if TYPE_CHECKING:
+    import torch
+
+    from components.supernet import Supernet
+
+CACHE = Path(".amoeba/cache")
+CURVE_FILE = "curve.json"
+_SAY_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A base, its numbers, and the folders of its three outcomes."""
+
+    base: Base
+    profile: str
+    numbers: Mapping[str, Any]
+    data: Path
+    selection: Path
+    supernet: Path
+
+    @classmethod
+    def of(cls, name: str, profile: str) -> Stage:
+        """Raises BaseError when the base's bytes are not those that `bases.yaml` names."""
+        entry = yaml.safe_load(Path("bases.yaml").read_text())["bases"][name]
+        base = resolve(entry["source"], CACHE)
+        if base.fingerprint != entry["fingerprint"]:
+            raise BaseError(
+                f"{entry['source']} now has fingerprint {base.fingerprint[:12]}, bases.yaml names {entry['fingerprint'][:12]}: "
+                "the base has changed; `amoeba onboard` takes up the new one"
+            )
+        numbers = yaml.safe_load(Path("params.yaml").read_text())["profiles"][profile]
+        root = Path("artifacts") / name
+        return cls(base, profile, numbers, root / "data", root / "selection", root / "supernet")
+
+
+def data(stage: Stage) -> None:
+    """Tokenize the pinned corpus, with chat answered by the base itself."""
+    from components import data as datasets
+    from components.selfchat import answers
+
+    settings = datasets.DataSettings(**stage.numbers["data"])
+    say("data: reading pinned packages")
+    corpus = datasets.pinned_corpus(settings, CACHE)
+    text = _Tokenizer(stage.base.folder)
+    chat_WT = datasets.pack([], settings.window_tokens, 0, text.end)
+    if settings.chat_windows:
+        wanted = settings.chat_windows * settings.window_tokens
+        prompts = [text.chat(question) for question in _spread(corpus.prompts, wanted // 40 + 1)]
+        model = stage.base.load(_working_dtype(stage.numbers["precision"]))
+        written = answers(model, prompts, settings.chat_answer_tokens, text.ends, settings.seed, progress("data: chat"))
+        chat_WT = datasets.pack(written, settings.window_tokens, settings.chat_windows, text.end)
+    say("data: tokenizing")
+    made = datasets.tokenize(corpus, settings, text.encode, chat_WT, text.end)
+    facts = {
+        "base_fingerprint": stage.base.fingerprint,
+        "packages": {
+            package.requirement: {"sha256": package.sha256, "licence": package.licence}
+            for package in (datasets.ENCYCLOPEDIA, datasets.PASSAGES, datasets.QUESTIONS)
+        },
+        "tokens": {
+            "calibration": made.calibration_WT.size,
+            "validation": made.validation_WT.size,
+            "train": made.train_WT.size,
+            "of which chat": chat_WT.size,
+            "evaluation": made.evaluation_WT.size,
+        },
+        "questions": len(made.questions),
+    }
+    made.save(stage.data, facts)
+
+
+def selection(stage: Stage) -> None:
+    """Choose the layers of every depth and score every neuron."""
+    import torch
+
+    from components.data import Data
+    from components.selection import SelectionSettings, select
+
+    settings = SelectionSettings(**stage.numbers["selection"])
+    calibration_BT = torch.from_numpy(Data.load(stage.data).calibration_WT).long()
+    model = stage.base.load(_working_dtype(stage.numbers["precision"]))
+    memory = CACHE / "selection" / f"{_key(stage, 'selection', stage.data)}.json"
+    select(model, calibration_BT, settings, memory, progress_of("selection")).save(stage.selection)
+
+
+def supernet(stage: Stage) -> None:
+    """The one-time fine-tune, with the held-out curve and every shape's quality on validation text."""
+    import torch
+
+    from components.data import Data
+    from components.finetune import FinetuneSettings, StepReport, finetune
+    from components.selection import Selection
+    from components.supernet import Supernet
+
+    numbers = stage.numbers["supernet"]
+    settings = FinetuneSettings(**numbers["finetune"])
+    space = ShapeSpace(tuple(numbers["depths"]), tuple(numbers["widths_percent"]))
+    made = Data.load(stage.data)
+    model = stage.base.load(_working_dtype(stage.numbers["precision"]))
+    chosen = Selection.load(stage.selection)
+    elastic = Supernet(model, chosen, space, numbers["rank"], numbers["alpha"], settings.seed)
+    checkpoint = CACHE / "checkpoints" / f"{_key(stage, 'supernet', stage.data, stage.selection)}.safetensors"
+    curve_path = checkpoint.with_suffix(".curve.json")
+    curve: dict[str, list[dict[str, Any]]] = (
+        json.loads(curve_path.read_text()) if curve_path.is_file() else {"train": [], "validation": []}
+    )
+    watched = _watched(space)
+    advance = progress("supernet: fine-tune")
+
+    def on_step(report: StepReport) -> None:
+        curve["train"].append(vars(report))
+        advance(report.step, settings.steps)
+
+    def on_evaluate(step: int) -> None:
+        curve["train"] = [point for point in curve["train"] if point["step"] <= step]
+        curve["validation"] = [point for point in curve["validation"] if point["step"] < step]
+        qualities = validate(elastic, made.validation_WT[:4], watched)
+        curve["validation"].append({"step": step, "perplexity": qualities})
+        say(f"supernet: step {step}, validation perplexity " + ", ".join(f"{s} {p:.1f}" for s, p in qualities.items()))
+        curve_path.parent.mkdir(parents=True, exist_ok=True)
+        curve_path.write_text(json.dumps(curve))
+
+    finetune(elastic, torch.from_numpy(made.train_WT), settings, checkpoint, on_step, on_evaluate)
+    say("supernet: measuring every shape")
+    quality = validate(elastic, made.validation_WT, space.all, progress("supernet: shapes"))
+    facts = {
+        "base": {key: getattr(stage.base, key) for key in ("name", "source", "revision", "fingerprint", "licence")},
+        "profile": stage.profile,
+        "precision": str(elastic.model.dtype).removeprefix("torch."),
+        "validation_perplexity": quality,
+    }
+    elastic.save(stage.supernet, facts)
+    (stage.supernet / CURVE_FILE).write_text(json.dumps(curve) + "\n")
+    for path in (checkpoint, curve_path):
+        path.unlink(missing_ok=True)
+
+
+def validate(
+    elastic: Supernet,
+    windows_WT: Any,
+    shapes: tuple[Shape, ...],
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """Perplexity of each shape on `windows_WT`, run in place."""
+    from components.evaluate import perplexity
+    from components.reference import logits_of
+
+    values = {}
+    for index, shape in enumerate(shapes):
+        with elastic.active(shape) as model:
+            values[str(shape)] = perplexity(logits_of(model), windows_WT.tolist()).value
+        advance(index + 1, len(shapes))
+    return values
+
+
+def _watched(space: ShapeSpace) -> tuple[Shape, ...]:
+    """The full shape, which cannot move; the middle; the smallest; and one between that is never sampled."""
+    between = Shape((space.depths[0] + space.depths[-1]) // 2, (100 + space.widths_percent[-1]) // 2)
+    middle = space.all[len(space.all) // 2]
+    return tuple(dict.fromkeys((space.largest, middle, between, space.smallest)))
+
+
+class _Tokenizer:
+    """The base's own tokenizer, as transformers loads it."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        named = AutoConfig.from_pretrained(folder).eos_token_id
+        if (folder / "generation_config.json").is_file():
+            named = GenerationConfig.from_pretrained(folder).eos_token_id or named
+        self.ends = tuple([named] if isinstance(named, int) else named or [self._tokenizer.eos_token_id])
+        self.end: int = self.ends[0]
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def chat(self, question: str) -> list[int]:
+        prompt: str = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+        )
+        return self.encode(prompt)
+
+
+def _spread(items: tuple[str, ...], count: int) -> list[str]:
+    """`count` items taken evenly over all."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _working_dtype(precision: str) -> torch.dtype:
+    """float32, or bfloat16 where asked for; `auto` takes bfloat16 where the processor multiplies it natively."""
+    import torch
+
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision is auto, float32 or bfloat16, got {precision!r}")
+    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
+
+
+def _key(stage: Stage, name: str, *inputs: Path) -> str:
+    """Digest of all that decides a stage's outcome: the base, its numbers and its input files."""
+    total = hashlib.sha256(
+        json.dumps([stage.base.fingerprint, stage.numbers["precision"], stage.numbers[name]], sort_keys=True).encode()
+    )
+    for folder in inputs:
+        for path in sorted(folder.iterdir()):
+            with path.open("rb") as file:
+                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:32]
+
+
+def say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def progress(what: str) -> Callable[[int, int], None]:
+    """A line on standard error every few seconds: what is done and how long the rest will take."""
+    started = last = time.monotonic()
+    first: tuple[int, float] | None = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = first or (done, now)
+        if done >= total:
+            say(f"{what}: {done}/{total}, {now - started:.0f} s")
+        elif now - last >= _SAY_EVERY_S:
+            last = now
+            steps, seconds = done - first[0], now - first[1]
+            say(f"{what}: {done}/{total}" + (f", about {seconds / steps * (total - done):.0f} s left" if steps else ""))
+
+    return advance
+
+
+def progress_of(stage: str) -> Callable[[str, int, int], None]:
+    """The same for a stage of several parts, each named as it starts."""
+    parts: dict[str, Callable[[int, int], None]] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+        parts.setdefault(what, progress(f"{stage}: {what}"))(done, total)
+
+    return advance
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and start-up notices out of the progress lines; their errors still come through."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    stages = {"data": data, "selection": selection, "supernet": supernet}
+    parser = argparse.ArgumentParser(prog="python -m components.stages", description=__doc__)
+    parser.add_argument("stage", choices=stages)
+    parser.add_argument("base", help="a name in bases.yaml")
+    parser.add_argument("--profile", required=True, help="a profile of params.yaml")
+    given = parser.parse_args(arguments)
+    _quiet_libraries()
+    try:
+        stage = Stage.of(given.base, given.profile)
+        out: Path = getattr(stage, given.stage)
+        shutil.rmtree(out, ignore_errors=True)
+        stages[given.stage](stage)
+    except (BaseError, UnavailableError, ValueError, OSError) as error:
+        say(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,90 @@
+"""A subnet on its own: a dense, ordinary checkpoint of the base's class, with no masks and no adapters left in it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from components.base import Base, complete_texts
+from components.lora import ElasticLinear
+from components.shape import Shape
+from components.supernet import Supernet
+
+@dataclass(frozen=True)
+class Subnet:
+    """`model` shares no storage with the supernet it came from, except embeddings, norms and head."""
+
+    model: PreTrainedModel
+    shape: Shape
+
+    def save(self, folder: Path, base: Base, card: str) -> None:
+        """Write a Hugging Face folder with the base's tokenizer, template and licence, and `card` as its README."""
+        self.model.save_pretrained(folder)
+        complete_texts(base, folder)
+        (folder / "README.md").write_text(card)
+
+
+@torch.no_grad()
+def extract(supernet: Supernet, shape: Shape) -> Subnet:
+    """Slice and merge `shape` out; the supernet is left as it was."""
+    with supernet.active(shape) as active:
+        config = copy.deepcopy(active.config)
+        cut = supernet.selection.cut(shape)
+        config.intermediate_size = cut.neurons
+        _cut_layer_lists(config, cut.layers, supernet.full.depth)
+        with torch.device("meta"):
+            model: PreTrainedModel = type(active)(config)
+        for name, module in _named_tensors(active).items():
+            _place(model, name, module)
+        model.tie_weights()
+        model.generation_config = copy.deepcopy(active.generation_config)
+        # Rotary frequencies are buffers, not weights: shared, since they depend on the head size alone.
+        model.model.rotary_emb = active.model.rotary_emb
+    return Subnet(model.eval(), shape)
+
+
+def parameter_count(config: Any, shape: Shape, neurons: int) -> int:
+    """Parameters of a homogeneous subnet in closed form, tied embeddings counted once."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    query, key_value = heads * head_dim, config.num_key_value_heads * head_dim
+    attention = hidden * (2 * query + 2 * key_value)
+    if config.model_type == "qwen2":
+        attention += query + 2 * key_value
+    elif getattr(config, "attention_bias", False):
+        attention += query + 2 * key_value + hidden
+    if config.model_type == "qwen3":
+        attention += 2 * head_dim
+    layer = attention + 3 * hidden * neurons + 2 * hidden
+    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    return int(shape.depth * layer + embeddings + hidden)
+
+
+def _named_tensors(active: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Every weight of the active subnet under the name it has in an ordinary checkpoint."""
+    tensors: dict[str, nn.Parameter] = {}
+    for name, module in active.named_modules():
+        if isinstance(module, ElasticLinear):
+            tensors.update({f"{name}.{key}": value for key, value in module.merged().named_parameters()})
+    for name, parameter in active.named_parameters():
+        if not name.endswith(("weight_OI", "bias_O", "A_RI", "B_OR")):
+            tensors[name] = parameter
+    return tensors
+
+
+def _place(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, nn.Parameter(parameter.detach(), requires_grad=False))
+
+
+def _cut_layer_lists(config: Any, layers: tuple[int, ...], full_depth: int) -> None:
+    """Some configurations name a type a layer; keep those of the layers that stay."""
+    types = getattr(config, "layer_types", None)
+    if types is not None and len(types) == full_depth:
+        config.layer_types = [types[index] for index in layers]

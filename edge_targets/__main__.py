@@ -1,0 +1,112 @@
+"""Work on packages in a process of its own: memory goes back to the system, and an exporter's crash stays its own.
+
+    python -m edge_targets package x86_avx512 --checkpoint DIR --shape d24w75 --quantization int8 --context 2048 --out DIR
+    python -m edge_targets measure x86_avx512 --package DIR --evaluation DIR --out FILE
+    python -m edge_targets reference --checkpoint DIR --evaluation DIR --out FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import edge_targets
+from components.shape import Shape
+from components.stages import progress_of, say
+from edge_targets._target import PackageError, PackageRequest
+
+
+def package(given: argparse.Namespace) -> None:
+    target = edge_targets.load(given.target)
+    request = PackageRequest(given.checkpoint, Shape.parse(given.shape), given.quantization, given.context)
+    target.quantization(request.quantization)
+    refusal = target.refuses(request.shape)
+    if refusal:
+        raise PackageError(f"{target.name} cannot run {request.shape}: {refusal}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    target.package(request, given.out)
+
+
+def measure(given: argparse.Namespace) -> None:
+    from edge_targets._measure import MeasureSettings
+    from edge_targets._measure import measure as measured
+
+    target = edge_targets.load(given.target)
+    settings = MeasureSettings(given.runs, given.new_tokens, given.agreement_windows)
+    advance = progress_of(f"{target.name}: measuring")
+    _write(
+        given.out,
+        measured(target, given.package, given.evaluation, given.checkpoint, settings, given.threads, advance),
+    )
+
+
+def reference(given: argparse.Namespace) -> None:
+    from components.data import load_evaluation
+    from components.reference import load_checkpoint, logits_of
+    from edge_targets._measure import quality
+
+    windows_WT, questions = load_evaluation(given.evaluation)
+    logits = logits_of(load_checkpoint(given.checkpoint))
+    _write(given.out, quality(logits, windows_WT.tolist(), questions, progress_of("full model: measuring")))
+
+
+def _write(path: Path, figures: dict[str, Any]) -> None:
+    """Beside first, then renamed: a half-written measurement has no name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    beside.write_text(json.dumps(figures, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m edge_targets", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    packaging = verbs.add_parser("package")
+    packaging.add_argument("target")
+    packaging.add_argument("--checkpoint", type=Path, required=True)
+    packaging.add_argument("--shape", required=True)
+    packaging.add_argument("--quantization", required=True)
+    packaging.add_argument("--context", type=int, required=True)
+    packaging.add_argument("--out", type=Path, required=True)
+    packaging.set_defaults(run=package)
+    measuring = verbs.add_parser("measure")
+    measuring.add_argument("target")
+    measuring.add_argument("--package", type=Path, required=True)
+    measuring.add_argument("--checkpoint", type=Path, help="the float subnet, to be compared with")
+    measuring.add_argument("--runs", type=int, default=7)
+    measuring.add_argument("--new-tokens", type=int, default=32)
+    measuring.add_argument("--agreement-windows", type=int, default=2)
+    measuring.add_argument("--threads", type=int, default=os.cpu_count())
+    measuring.set_defaults(run=measure)
+    referring = verbs.add_parser("reference")
+    referring.add_argument("--checkpoint", type=Path, required=True)
+    referring.set_defaults(run=reference)
+    for reading in (measuring, referring):
+        reading.add_argument("--evaluation", type=Path, required=True)
+        reading.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("amoeba").setLevel(logging.INFO)
+    try:
+        given.run(given)
+    except ModuleNotFoundError as error:
+        target = edge_targets.load(given.target)
+        say(f"error: {target.name} needs the module {error.name}: pip install -c constraints.txt '.[{target.extra}]'")
+        return 2
+    except (PackageError, ValueError, OSError) as error:
+        say(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

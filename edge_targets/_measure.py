@@ -1,0 +1,87 @@
+"""What a package really does: speed, memory, quality, and how close it is to the float subnet it was made from.
+
+The package is loaded from its own files in this fresh process. Time and memory are taken first, before torch is loaded
+for the comparison.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components import latency
+from components.data import load_evaluation
+from components.evaluate import Logits, agreement, multiple_choice, perplexity
+from edge_targets._target import Target
+from edge_targets._text import Text
+
+GREEDY_QUESTION = "What is the capital of France?"
+_GREEDY_TOKENS = 32
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Numbers of `params.yaml` that decide a measurement."""
+
+    runs: int
+    new_tokens: int
+    agreement_windows: int
+
+
+def measure(
+    target: Target,
+    package: Path,
+    evaluation: Path,
+    checkpoint: Path | None,
+    settings: MeasureSettings,
+    threads: int,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Every figure with its raw samples, as JSON values; `agreement` only where the float checkpoint is given."""
+    windows_WT, questions = load_evaluation(evaluation)
+    windows = windows_WT.tolist()
+    runner = target.load(package, threads)
+    prompt = windows[0][: latency.PROMPT_TOKENS]
+    speed = latency.measure(runner.generate, prompt, settings.new_tokens, settings.runs, threads)
+    text = Text(package)
+    answer = list(runner.generate(text.chat([{"role": "user", "content": GREEDY_QUESTION}]), _GREEDY_TOKENS))
+    figures = {
+        "target": target.name,
+        "measured_on": "host",
+        "host": host(),
+        "latency": {**asdict(speed), "ttft_ms": speed.ttft_ms, "tpot_ms": speed.tpot_ms},
+        "size_mb": sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) / 1e6,
+        "answer": {"question": GREEDY_QUESTION, "text": text.decode(answer)},
+        **quality(runner.logits, windows, questions, progress),
+    }
+    if checkpoint is not None:
+        from components.reference import load_checkpoint, logits_of
+
+        compared = windows[: settings.agreement_windows]
+        figures["agreement"] = asdict(agreement(runner.logits, logits_of(load_checkpoint(checkpoint)), compared))
+    return figures
+
+
+def quality(logits: Logits, windows: Sequence[Sequence[int]], questions: Sequence[Any], progress: Progress) -> dict[str, Any]:
+    """Perplexity and accuracy of anything that answers logits, item by item."""
+    read = perplexity(logits, windows, lambda done, total: progress("perplexity", done, total))
+    answered = multiple_choice(logits, questions, lambda done, total: progress("questions", done, total))
+    return {
+        "perplexity": {"value": read.value, "nats": read.nats},
+        "accuracy": {"value": answered.value, "interval": answered.interval, "correct": answered.correct},
+    }
+
+
+def host() -> dict[str, Any]:
+    """The machine these figures were taken on; latency is comparable only where it is the same."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = named[0] if named else model
+    return {"processor": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}

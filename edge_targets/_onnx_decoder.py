@@ -1,0 +1,86 @@
+"""Which decoders the ONNX graph expresses, read from a Hugging Face config.
+
+Whatever in a config would change the logits and is not in our graph is refused here: a package that runs and answers
+nonsense is worse than none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_targets._onnx_blocks import Floats
+from edge_targets._target import PackageError
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What the graph must know of a model besides its weights."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    vocabulary: int
+    norm_epsilon: float
+    rope_theta: float
+    tied: bool
+    context_length: int
+
+    @property
+    def cache_shape(self) -> list[int]:
+        return [1, self.key_value_heads, self.context_length, self.head_dim]
+
+    def rotary_caches(self) -> tuple[Floats, Floats]:
+        """Cosines and sines, each [context length, head dimension / 2], in float32 as the model was trained with."""
+        exponents = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
+        frequencies = np.float32(1) / np.power(np.float32(self.rope_theta), exponents)
+        angles = np.outer(np.arange(self.context_length, dtype=np.float32), frequencies)
+        return np.cos(angles), np.sin(angles)
+
+
+def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
+    """Read `config.json`; raises PackageError for whatever would change the logits and is not in the graph."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    _refuse_unsupported(config, rope)
+    longest = config["max_position_embeddings"]
+    if not 1 <= context_length <= longest:
+        raise PackageError(f"a context of {context_length} tokens was asked for; the model takes 1 to {longest}")
+    heads = config["num_attention_heads"]
+    return Decoder(
+        layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        heads=heads,
+        key_value_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        vocabulary=config["vocab_size"],
+        norm_epsilon=config["rms_norm_eps"],
+        rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
+        tied=config.get("tie_word_embeddings", False),
+        context_length=context_length,
+    )
+
+
+def _refuse_unsupported(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise PackageError(f"the architecture is {architecture}; the graph is written for {', '.join(ARCHITECTURES)}")
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    facts: tuple[tuple[str, object, object], ...] = (
+        ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
+        ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)), 1.0),
+        ("hidden_act", config.get("hidden_act", "silu"), "silu"),
+        ("sliding_window", window, None),
+    )
+    for name, given, wanted in facts:
+        if given != wanted:
+            raise PackageError(f"the checkpoint's {name} is {given!r}; the ONNX graph is written for {wanted!r}")

@@ -1,0 +1,97 @@
+"""What every package holds, whatever its runtime: complete, or refused.
+
+A device reads a package with no other source of truth, so everything it needs to answer a chat message is in the folder:
+the model, the tokenizer and chat template, the end-of-sequence tokens, the licence, the model card, and `package.json`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_targets._target import Package, PackageError, PackageRequest
+
+FORMAT_VERSION = 1
+PACKAGE_FILE = "package.json"
+_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+_COPIED_TEXTS = ("chat_template.jinja", "LICENSE", "README.md")
+_FIELDS = {
+    "format_version": int,
+    "target": str,
+    "runtime": dict,
+    "shape": str,
+    "quantization": str,
+    "context_length": int,
+    "vocab_size": int,
+    "eos_token_ids": list,
+    "model_files": list,
+    "memory_mb": dict,
+}
+
+
+def complete(request: PackageRequest, out: Path, *, target: str, runtime: str, model_files: Sequence[str]) -> Package:
+    """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing."""
+    for name in model_files:
+        file = out / name
+        if not file.is_file() or file.stat().st_size == 0:
+            raise PackageError(f"the exporter for {target} ended without an error but wrote no {name}")
+    for name in (*_COPIED, *_COPIED_TEXTS):
+        source = request.checkpoint / name
+        if not source.is_file():
+            raise PackageError(f"the checkpoint of {request.shape} has no {name}, and a device cannot do without it")
+        shutil.copyfile(source, out / name)
+    config = json.loads((out / "config.json").read_text())
+    weights_mb = sum((out / name).stat().st_size for name in model_files) / 1e6
+    kv_cache_mb = kv_cache_bytes(config, request.context_length) / 1e6
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "target": target,
+        "runtime": {"name": runtime, "version": importlib.metadata.version(runtime)},
+        "shape": str(request.shape),
+        "quantization": request.quantization,
+        "context_length": request.context_length,
+        "vocab_size": config["vocab_size"],
+        "eos_token_ids": _eos_token_ids(out, config),
+        "model_files": list(model_files),
+        "memory_mb": {"weights": round(weights_mb, 1), "kv_cache": round(kv_cache_mb, 1)},
+    }
+    (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    return Package(out)
+
+
+def read(folder: Path) -> Mapping[str, Any]:
+    """`package.json`, its fields checked; raises PackageError when the folder is not a package of this format."""
+    path = folder / PACKAGE_FILE
+    if not path.is_file():
+        raise PackageError(f"{folder} is not a package: it has no {PACKAGE_FILE}; `amoeba pull` fetches one")
+    try:
+        facts = json.loads(path.read_text())
+    except ValueError as error:
+        raise PackageError(f"{path} is not JSON ({error}); pull the package again") from error
+    for name, kind in _FIELDS.items():
+        if not isinstance(facts, dict) or not isinstance(facts.get(name), kind):
+            raise PackageError(f"{path} holds no valid {name!r}; pull the package again")
+    if facts["format_version"] != FORMAT_VERSION:
+        raise PackageError(f"{path} is of format {facts['format_version']}; this version reads {FORMAT_VERSION}")
+    return facts
+
+
+def kv_cache_bytes(config: Mapping[str, Any], context_length: int, bytes_per_value: int = 4) -> int:
+    """Bytes of keys and values of all layers at a full context, for a Llama-like `config.json`."""
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    key_value_heads = config.get("num_key_value_heads") or heads
+    return 2 * config["num_hidden_layers"] * context_length * key_value_heads * head_dim * bytes_per_value
+
+
+def _eos_token_ids(folder: Path, config: Mapping[str, Any]) -> list[int]:
+    """The generation config's end-of-sequence tokens, or the model's; raises PackageError where neither names one."""
+    generation = json.loads((folder / "generation_config.json").read_text())
+    eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    if eos is None:
+        raise PackageError("neither generation_config.json nor config.json names an eos_token_id: chat would never stop")
+    return [eos] if isinstance(eos, int) else list(eos)

@@ -1,0 +1,118 @@
+"""What every target is: a record of a device's figures and of functions that make and run its packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.shape import Shape
+
+
+class PackageError(Exception):
+    """A package could not be made, or is not what it says; the message names the reason and the next step."""
+
+
+class Runner(Protocol):
+    """A loaded artifact: the device's own runtime behind two calls. Nothing but the package's files is read."""
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Next-token logits after every position, shape [tokens, vocabulary], from an empty KV cache."""
+        ...
+
+    def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+        """Greedy continuation, one token at a time, from an empty KV cache; ends after an end-of-sequence token."""
+        ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """The figures latency and memory are predicted from; where they come from is said in the target's file."""
+
+    cores: int
+    memory_mb: int
+    bandwidth_gb_s: float
+    """What one running model can read from memory, sustained."""
+    int8_gops: float
+    """Sustained integer multiply-adds, in 10^9 operations a second, all `cores` together."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a device's user will accept; None is no limit but the device's own memory."""
+
+    max_tpot_ms: float | None = None
+    max_memory_mb: float | None = None
+    max_tpot_percent: float | None = None
+    """Of the full model's time per token on the same device: a default that suits a base of any size."""
+
+    def limits(self, full_tpot_ms: float, device_memory_mb: float) -> tuple[float | None, float]:
+        """(most milliseconds a token, most megabytes) for a base whose full shape takes `full_tpot_ms`."""
+        given = [self.max_tpot_ms] if self.max_tpot_ms is not None else []
+        if self.max_tpot_percent is not None:
+            given.append(full_tpot_ms * self.max_tpot_percent / 100)
+        return min(given, default=None), min(self.max_memory_mb or device_memory_mb, device_memory_mb)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """One way to store weights: the average bits a weight takes, scales included, and what that costs."""
+
+    name: str
+    linear_bits: float
+    embedding_bits: float
+    perplexity_ratio: float = 1.0
+    """Perplexity against float, as measured on SmolLM2-135M; a first guess for other bases."""
+
+
+@dataclass(frozen=True)
+class PackageRequest:
+    """All that decides a package's bytes."""
+
+    checkpoint: Path
+    """An ordinary Hugging Face folder holding the dense subnet in float32, its tokenizer and its licence."""
+    shape: Shape
+    quantization: str
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder of files made for one target; `package.json` in it says what the rest is."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """One device family. `edge_targets.load(name)` returns the `TARGET` of the file of that name."""
+
+    name: str
+    title: str
+    device: Device
+    budget: Budget
+    runtime: str
+    """The distribution that runs the artifact, as pip names it: `onnxruntime`."""
+    extra: str
+    """The extra of pyproject.toml that installs what `package` needs."""
+    quantizations: tuple[Quantization, ...]
+    package: Callable[[PackageRequest, Path], Package]
+    """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
+    load: Callable[[Path, int], Runner]
+    """(package folder, threads) -> Runner."""
+    refuses: Callable[[Shape], str | None] = field(default=lambda shape: None)
+    """Why this target cannot run a shape, or None when it can."""
+    runtime_modules: tuple[str, ...] = ()
+    """Modules that must import for `load` to work; `amoeba doctor` looks for them."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def quantization(self, name: str) -> Quantization:
+        for known in self.quantizations:
+            if known.name == name:
+                return known
+        offered = ", ".join(known.name for known in self.quantizations)
+        raise ValueError(f"{self.name} has no quantization {name!r}; it offers {offered}")

@@ -1,0 +1,73 @@
+"""Text in, token ids out: a package's own tokenizer and chat template, without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edge_targets._target import PackageError
+
+
+class Text:
+    """The tokenizer of a package or checkpoint folder."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise PackageError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        self._settings: Mapping[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
+        self._template = (folder / "chat_template.jinja").read_text()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens written out in it are recognized, none is added."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    def stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Decode as tokens come, holding back the bytes of a character that is not whole yet."""
+        seen: list[int] = []
+        written = ""
+        for token in tokens:
+            seen.append(token)
+            text = self.decode(seen)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(written) :]
+                written = text
+        rest = self.decode(seen)[len(written) :]
+        if rest:
+            yield rest
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation up to where the assistant's next answer starts."""
+        from jinja2.exceptions import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> NoReturn:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = refuse
+        environment.globals["strftime_now"] = date.today().strftime
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        special = {
+            name: value["content"] if isinstance(value, dict) else value
+            for name, value in self._settings.items()
+            if name in ("bos_token", "eos_token", "pad_token", "unk_token") and value is not None
+        }
+        try:
+            text = environment.from_string(self._template).render(
+                messages=list(messages), add_generation_prompt=True, **special
+            )
+        except TemplateError as error:
+            raise PackageError(f"the chat template refused the conversation: {error}") from error
+        return self.encode(text)

@@ -1,0 +1,1 @@
+"""Orchestration: the only folder that knows the whole pipeline."""

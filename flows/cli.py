@@ -1,0 +1,315 @@
+"""The `amoeba` command: results on standard output, progress and errors on standard error.
+
+Nothing heavy is imported before a verb runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="One base language model in, one verified artifact out for every device.",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def onboard(
+    base: Annotated[str, typer.Argument(help="smollm2-135m, a Hugging Face folder, or org/name[@revision].")],
+    profile: Annotated[str, typer.Option(help="A profile of params.yaml.")] = "quick",
+    target: Annotated[list[str] | None, typer.Option(help="Only this target; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a base once, then publish an artifact for every target.
+
+    \b
+    amoeba onboard smollm2-135m
+    amoeba onboard ./my-model --profile full --target x86_avx512
+    amoeba onboard Qwen/Qwen2.5-0.5B-Instruct@main
+    """
+    from flows.onboard import onboard as run
+
+    outcome = run(base, profile, tuple(target or ()))
+    if as_json:
+        _print_json(outcome)
+    else:
+        from flows.tables import onboarded
+
+        onboarded(outcome)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="The base's name in the registry.")],
+    target: Annotated[str, typer.Argument(help="One of `amoeba targets`.")],
+    to: Annotated[Path, typer.Option(help="The folder that the artifact becomes.")],
+    version: Annotated[str, typer.Option(help="A version number or an alias.")] = "production",
+    as_json: Json = False,
+) -> None:
+    """Fetch an artifact, verify every file, and put it in place in one step.
+
+    \b
+    amoeba pull smollm2-135m x86_avx512 --to model
+    """
+    from flows.tracking import store
+    from registry import naming
+
+    manifest = store().pull(naming.package_model(model, target), to, version, _bytes_done)
+    if as_json:
+        _print_json({"folder": str(to), "manifest": manifest.digest, "files": len(manifest.files), "bytes": manifest.size})
+    else:
+        typer.echo(f"{to}: {len(manifest.files)} files, {manifest.size / 1e6:.1f} MB, all verified")
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="A pulled artifact.")], as_json: Json = False) -> None:
+    """Check a pulled artifact's files against its manifest again.
+
+    \b
+    amoeba verify model
+    """
+    from registry.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    manifest.verify(folder)
+    if as_json:
+        _print_json({"folder": str(folder), "manifest": manifest.digest, "files": len(manifest.files), "verified": True})
+    else:
+        typer.echo(f"{folder}: {len(manifest.files)} files are what the manifest says ({manifest.digest[:12]})")
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(help="A pulled artifact.")],
+    prompt: Annotated[str, typer.Option(help="What to ask.")],
+    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer one prompt with the artifact's own runtime, offline.
+
+    \b
+    amoeba run model --prompt "What is gravity?"
+    """
+    conversation = _conversation(folder, threads)
+    pieces = conversation([{"role": "user", "content": prompt}], max_tokens)
+    if as_json:
+        _print_json({"prompt": prompt, "answer": "".join(pieces)})
+        return
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+    typer.echo()
+
+
+@app.command()
+def chat(
+    folder: Annotated[Path, typer.Argument(help="A pulled artifact.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens an answer.")] = 256,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores when not given.")] = None,
+) -> None:
+    """Talk to an artifact; an empty line or end of input ends it.
+
+    \b
+    amoeba chat model
+    """
+    conversation = _conversation(folder, threads)
+    messages: list[dict[str, str]] = []
+    while question := _ask():
+        messages.append({"role": "user", "content": question})
+        answer = ""
+        for piece in conversation(messages, max_tokens):
+            typer.echo(piece, nl=False)
+            answer += piece
+        typer.echo()
+        messages.append({"role": "assistant", "content": answer})
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="A base of bases.yaml.")],
+    target: Annotated[list[str] | None, typer.Option(help="Only this target; may be repeated.")] = None,
+    baseline: Annotated[str, typer.Option(help="An alias or version number.")] = "production",
+    as_json: Json = False,
+) -> None:
+    """Measure published artifacts again: exit 0 holds, 1 regressed, 2 could not measure.
+
+    \b
+    amoeba check smollm2-135m
+    amoeba check smollm2-135m --target x86_avx512 --json
+    """
+    from flows.check import EXIT_CODES, overall
+    from flows.check import check as run_check
+
+    checked = run_check(model, tuple(target or ()), baseline)
+    verdict = overall(checked)
+    if as_json:
+        _print_json({"verdict": verdict, "packages": checked})
+    else:
+        from flows.tables import checked as show
+
+        show(model, verdict, checked)
+    raise typer.Exit(EXIT_CODES[verdict])
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """List the devices there is a target for.
+
+    \b
+    amoeba targets --json
+    """
+    import edge_targets
+
+    known = [edge_targets.load(name) for name in edge_targets.names()]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": target.name,
+                    "title": target.title,
+                    "runtime": target.runtime,
+                    "quantizations": [quantization.name for quantization in target.quantizations],
+                    "device": target.device,
+                    "budget": target.budget,
+                }
+                for target in known
+            ]
+        )
+        return
+    from flows.tables import target_list
+
+    target_list(known)
+
+
+@app.command()
+def frontier(
+    model: Annotated[str | None, typer.Argument(help="A base's name; all when not given.")] = None, as_json: Json = False
+) -> None:
+    """List what is released: versions, aliases and measured points.
+
+    \b
+    amoeba frontier smollm2-135m
+    """
+    from flows.tracking import store
+
+    registry = store()
+    names = [name for name in registry.models() if model is None or name.split("--")[0] == model]
+    if model is not None and not names:
+        registry.versions(model)
+    rows = []
+    for name in names:
+        for version in registry.versions(name):
+            manifest = registry.manifest(version)
+            rows.append({"version": version, "point": manifest.facts.get("point"), "lineage": manifest.lineage})
+    if as_json:
+        _print_json(rows)
+        return
+    from flows.tables import releases
+
+    releases(rows)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look for what is missing, with the line that mends it: exit 1 where something is.
+
+    \b
+    amoeba doctor
+    """
+    from flows.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings)
+    else:
+        from flows.tables import examined
+
+        examined(findings)
+    raise typer.Exit(0 if all(finding.fine for finding in findings) else 1)
+
+
+def _conversation(folder: Path, threads: int | None) -> Any:
+    """A function from messages and a limit to the answer's pieces; the folder is verified first."""
+    import os
+
+    import edge_targets
+    from edge_targets import _package
+    from edge_targets._text import Text
+    from registry.manifest import read_manifest
+
+    read_manifest(folder).verify(folder)
+    target = edge_targets.load(_package.read(folder)["target"])
+    runner, text = target.load(folder, threads or os.cpu_count() or 1), Text(folder)
+    context = _package.read(folder)["context_length"]
+
+    def answer(messages: list[dict[str, str]], max_tokens: int) -> Any:
+        tokens = text.chat(messages)
+        return text.stream(runner.generate(tokens, min(max_tokens, context - len(tokens))))
+
+    return answer
+
+
+def _ask() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return ""
+
+
+def _bytes_done(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB{end}")
+        sys.stderr.flush()
+
+
+def _print_json(value: Any) -> None:
+    from dataclasses import asdict, is_dataclass
+
+    def plain(part: Any) -> Any:
+        if is_dataclass(part) and not isinstance(part, type):
+            return asdict(part)
+        return str(part)
+
+    typer.echo(json.dumps(value, default=plain, indent=2))
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Run the command; every expected trouble is one line on standard error and exit 2."""
+    # Commands that answer about themselves need no environment.
+    if set(sys.argv[1:]) & {"--help"} or len(sys.argv) == 1:
+        app()
+    from flows.settings import prepare_environment
+    from flows.trouble import explained
+
+    try:
+        prepare_environment()
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; run the same command again to go on from here\n")
+        raise SystemExit(130) from None
+    except Exception as error:
+        message = explained(error)
+        if message is None:
+            raise
+        _fail(message)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What is missing here, and the line that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import edge_targets
+from flows.settings import WorkspaceError, settings
+from registry.errors import RegistryError
+
+_BUILDERS = ("torch", "transformers", "prefect", "mlflow", "dvc")
+_WANTED_FREE_GB = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `remedy` is empty where it is fine."""
+
+    what: str
+    fine: bool
+    found: str
+    remedy: str = ""
+
+
+def examine() -> tuple[Finding, ...]:
+    """Python, packages, targets, workspace, disk, registry and remote, in the order they are needed."""
+    return (_python(), *_packages(), *_targets(), *_places())
+
+
+def _python() -> Finding:
+    right = sys.version_info[:2] == (3, 11)
+    return Finding("Python", right, platform.python_version(), "" if right else "install Python 3.11 and run make again")
+
+
+def _packages() -> Iterator[Finding]:
+    for name in _BUILDERS:
+        try:
+            yield Finding(name, True, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, False, "not installed", "pip install -c constraints.txt -e '.[build]'")
+
+
+def _targets() -> Iterator[Finding]:
+    for name in edge_targets.names():
+        target = edge_targets.load(name)
+        lacking = [module for module in target.runtime_modules if importlib.util.find_spec(module) is None]
+        if lacking:
+            remedy = f"pip install -c constraints.txt -e '.[{target.extra}]'"
+            yield Finding(f"target {name}", False, f"lacks {', '.join(lacking)}", remedy)
+        else:
+            yield Finding(f"target {name}", True, f"{target.runtime} {importlib.metadata.version(target.runtime)}")
+
+
+def _places() -> Iterator[Finding]:
+    try:
+        root = settings().root
+    except WorkspaceError as error:
+        yield Finding("workspace", False, "none", str(error))
+        return
+    yield Finding("workspace", True, str(root))
+    free_gb = shutil.disk_usage(root).free / 1e9
+    enough = free_gb >= _WANTED_FREE_GB
+    remedy = "" if enough else f"make room: onboarding the embedded base takes up to {_WANTED_FREE_GB} GB"
+    yield Finding("disk", enough, f"{free_gb:.0f} GB free", remedy)
+    yield _registry()
+    yield _remote(root)
+
+
+def _registry() -> Finding:
+    from flows.tracking import store
+
+    shown = settings().mlflow_uri or "embedded SQLite"
+    try:
+        models = store().models()
+    except RegistryError as error:
+        return Finding("registry", False, "no answer", str(error))
+    return Finding("registry", True, f"{shown.split('@')[-1]}, {len(models)} registered models")
+
+
+def _remote(root: Path) -> Finding:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "dvc", "remote", "list"], cwd=root, capture_output=True, text=True, check=False
+    )
+    lines = [line for line in outcome.stdout.splitlines() if line.strip()]
+    if outcome.returncode != 0 or not lines:
+        return Finding("DVC remote", False, "none", "git init, dvc init, and dvc remote add -d NAME URL")
+    return Finding("DVC remote", True, settings().dvc_remote or lines[0].split("\t")[0])

@@ -1,0 +1,89 @@
+"""Where things are: from the environment, prefix `AMOEBA_`. Numbers that change results live in `params.yaml` instead."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+WORKSPACE_FILES = ("dvc.yaml", "params.yaml", "bases.yaml")
+
+
+class WorkspaceError(Exception):
+    """The folder a command runs in is not a workspace."""
+
+
+class Settings(BaseSettings):
+    """Each field may be set as AMOEBA_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="AMOEBA_")
+
+    workspace: Path | None = None
+    """The folder of dvc.yaml; the nearest one above the working folder when not set."""
+    mlflow_uri: str | None = None
+    """An MLflow server; an SQLite file in the workspace when not set."""
+    dvc_remote: str | None = None
+    """Where DVC pushes to; a folder in the workspace when not set."""
+
+    @property
+    def root(self) -> Path:
+        """Raises WorkspaceError where there is no workspace."""
+        if self.workspace is not None:
+            return self.workspace.resolve()
+        for folder in (Path.cwd(), *Path.cwd().parents):
+            if all((folder / name).is_file() for name in WORKSPACE_FILES):
+                return folder
+        raise WorkspaceError(
+            f"{Path.cwd()} is not in a workspace: a folder with {', '.join(WORKSPACE_FILES)}. "
+            "Go to the checkout, or name it in AMOEBA_WORKSPACE"
+        )
+
+    @property
+    def home(self) -> Path:
+        """What the workspace keeps for itself and git ignores."""
+        return self.root / ".amoeba"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def registry_uri(self) -> str:
+        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def artifact_root(self) -> str | None:
+        """Where the embedded MLflow puts files; a server decides for itself."""
+        return None if self.mlflow_uri else str(self.home / "mlflow-artifacts")
+
+
+@cache
+def settings() -> Settings:
+    return Settings()
+
+
+def prepare_environment() -> None:
+    """Turn every dependency's telemetry off and give the embedded Prefect time to start; inherited by child processes.
+
+    Must run before mlflow, prefect, dvc or transformers are imported. What the user has set is left alone, telemetry excepted.
+    """
+    os.environ.update(
+        DO_NOT_TRACK="1",
+        DVC_NO_ANALYTICS="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    )
+    for name, value in {
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+    with suppress(WorkspaceError):  # a device that only pulls and runs has no workspace
+        os.environ.setdefault("PREFECT_HOME", str(settings().home / "prefect"))

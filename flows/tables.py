@@ -1,0 +1,126 @@
+"""Results for people: what each verb prints without `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from edge_targets._target import Target
+    from flows.check import Checked, Verdict
+    from flows.doctor import Finding
+    from flows.onboard import Outcome
+
+_WIDE = 200
+
+
+def onboarded(outcome: Outcome) -> None:
+    """Each published artifact against the full model, the line that pulls it, and what was considered for it."""
+    table = _table(
+        f"{outcome.base}: supernet version {outcome.supernet_version}; the full float model has perplexity "
+        f"{outcome.full_perplexity:.2f} and accuracy {outcome.full_accuracy:.1%}",
+        ["target", "shape", "quantization", "MB", "perplexity", "accuracy", "TTFT ms", "ms/token", "measured on", "pull"],
+    )
+    for one in outcome.released:
+        point = one.point
+        low, high = point.accuracy_interval
+        table.add_row(
+            f"{one.target} v{one.version}",
+            point.shape,
+            point.quantization,
+            f"{point.size_mb:.0f}",
+            f"{point.perplexity:.2f} ({point.perplexity / outcome.full_perplexity:.2f}x)",
+            f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]",
+            f"{point.ttft_ms:.0f}",
+            f"{point.tpot_ms:.1f}",
+            point.measured_on,
+            f"amoeba pull {outcome.base} {one.target} --to {outcome.base}-{one.target}",
+        )
+    _show(table)
+    for one in outcome.released:
+        _considered(one.target, one.choice.verdicts)
+    for target, reason in outcome.failed.items():
+        Console(stderr=True).print(f"error: {target} was not published: {reason}", markup=False, highlight=False)
+
+
+def _considered(target: str, verdicts: Sequence[Any]) -> None:
+    table = _table(f"{target}: what was considered (predicted)", ["shape", "quantization", "perplexity", "ms/token", "MB", "why"])
+    for verdict in verdicts:
+        candidate = verdict.candidate
+        cost = candidate.cost
+        table.add_row(
+            str(candidate.shape),
+            candidate.quantization,
+            f"{candidate.perplexity:.1f}",
+            f"{cost.tpot_ms:.1f}",
+            f"{cost.memory_mb:.0f}",
+            verdict.reason,
+        )
+    _show(table)
+
+
+def checked(model: str, verdict: Verdict, packages: Sequence[Checked]) -> None:
+    """Every figure, then and now."""
+    table = _table(f"{model}: {verdict}", ["package", "figure", "baseline", "now", "allowed", "verdict"])
+    for one in packages:
+        for part in one.comparisons:
+            values = (f"{value:.4g}" for value in (part.baseline, part.now, part.allowed))
+            table.add_row(one.registered_model, part.figure, *values, "holds" if part.holds else "regressed")
+        if one.reason:
+            table.add_row(one.registered_model, "", "", "", "", f"{one.verdict}: {one.reason}")
+    if not packages:
+        table.add_row("", "", "", "", "", f"nothing of {model} is published; `amoeba onboard` does that")
+    _show(table)
+
+
+def target_list(targets: Sequence[Target]) -> None:
+    table = _table("targets", ["name", "device", "runtime", "quantizations", "memory MB", "default budget"])
+    for target in targets:
+        budget = target.budget
+        limits = [f"{budget.max_tpot_ms:g} ms/token"] if budget.max_tpot_ms else []
+        limits += [f"{budget.max_tpot_percent:g} % of the full model's ms/token"] if budget.max_tpot_percent else []
+        limits += [f"{budget.max_memory_mb:g} MB"] if budget.max_memory_mb else []
+        names = ", ".join(quantization.name for quantization in target.quantizations)
+        memory = str(target.device.memory_mb)
+        table.add_row(target.name, target.title, target.runtime, names, memory, ", ".join(limits) or "the device's memory")
+    _show(table)
+
+
+def releases(rows: Sequence[dict[str, Any]]) -> None:
+    table = _table("released", ["model", "version", "aliases", "shape", "quantization", "perplexity", "ms/token", "MB", "data"])
+    for row in rows:
+        version, point = row["version"], row["point"]
+        figures = ["", "", "", "", ""]
+        if point:
+            figures = [point["shape"], point["quantization"], f"{point['perplexity']:.2f}", f"{point['tpot_ms']:.1f}"]
+            figures.append(f"{point['size_mb']:.0f}")
+        table.add_row(
+            version.registered_model,
+            version.version,
+            ", ".join(version.aliases),
+            *figures,
+            row["lineage"]["data_revision"][:12],
+        )
+    _show(table)
+
+
+def examined(findings: Sequence[Finding]) -> None:
+    table = _table("doctor", ["", "what", "found", "what to do"])
+    for finding in findings:
+        table.add_row("ok" if finding.fine else "missing", finding.what, finding.found, finding.remedy)
+    _show(table)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _show(table: Table) -> None:
+    console = Console()
+    console.print(table, width=console.width if console.is_terminal else _WIDE)

@@ -1,0 +1,27 @@
+"""What can go wrong between a publisher, the registry and a device: one small tree, each message with the next step."""
+
+from __future__ import annotations
+
+
+class RegistryError(Exception):
+    """Anything the registry refuses or cannot do."""
+
+
+class NotFoundError(RegistryError):
+    """No such model, version or alias."""
+
+
+class DamagedError(RegistryError):
+    """Bytes are not those that the manifest names."""
+
+
+class RefusedError(RegistryError):
+    """A name, size or document that is never acceptable, whatever its digest."""
+
+
+class UnreachableError(RegistryError):
+    """The registry does not answer."""
+
+
+class NoSpaceError(RegistryError):
+    """The disk is too full for what was to be written."""
