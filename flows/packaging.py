@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from components.frontier import Point
 from components.latency import Weights, predict
 from components.search import Candidate, NothingFitsError, Verdict, choose
 from components.shape import Shape
+from components.stages import say
 from flows.bases import Declared, parameters
 from flows.data import revision
 from flows.settings import settings
@@ -209,12 +211,19 @@ def builder_versions() -> dict[str, str]:
 
 
 def _run(arguments: list[str], what: str) -> None:
+    """Run in a process of its own, its standard error passed on line by line; raises JobError with its last words."""
+    say(what)
     command = [sys.executable, "-m", "edge_targets", *arguments]
-    outcome = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
-    kept = [line for line in outcome.stderr.splitlines() if line.strip()]
-    if outcome.returncode != 0:
+    kept: deque[str] = deque(maxlen=50)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        for line in filter(str.strip, process.stderr):
+            kept.append(line.rstrip())
+            if not line.startswith("error: "):
+                sys.stderr.write(line)
+    if process.returncode != 0:
         reason = next((line.removeprefix("error: ") for line in reversed(kept) if line.startswith("error: ")), None)
-        raise JobError(f"{what} failed: {reason or ' / '.join(kept[-3:]) or f'exit {outcome.returncode}'}")
+        raise JobError(f"{what} failed: {reason or ' / '.join(list(kept)[-3:]) or f'exit {process.returncode}'}")
 
 
 def _once(folder: Path, fill: Callable[[Path], None]) -> Path:

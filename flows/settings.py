@@ -69,6 +69,7 @@ def prepare_environment() -> None:
     """Turn every dependency's telemetry off and give the embedded Prefect time to start; inherited by child processes.
 
     Must run before mlflow, prefect, dvc or transformers are imported. What the user has set is left alone, telemetry excepted.
+    Prefect's own log is quiet: an error is told once, at the end, in one line.
     """
     os.environ.update(
         DO_NOT_TRACK="1",
@@ -80,7 +81,7 @@ def prepare_environment() -> None:
     for name, value in {
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
     }.items():

@@ -1,0 +1,51 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.shape import Shape, ShapeSpace
+
+SPACE = ShapeSpace((30, 24, 20), (100, 75, 50))
+
+
+@given(st.integers(1, 200), st.integers(1, 100))
+def test_a_shape_reads_what_it_writes(depth: int, width: int) -> None:
+    assert Shape.parse(str(Shape(depth, width))) == Shape(depth, width)
+
+
+@pytest.mark.parametrize("text", ["", "d24", "w75", "24x75", "d24w75 ", "d-1w50"])
+def test_text_that_is_no_shape_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="like d24w75"):
+        Shape.parse(text)
+
+
+@given(st.integers(1, 100), st.sampled_from([1, 32, 64]), st.integers(1, 40))
+def test_neurons_are_a_multiple_within_the_base(width: int, multiple: int, times: int) -> None:
+    intermediate = multiple * times
+    neurons = Shape(1, width).neurons(intermediate, multiple)
+    assert neurons % multiple == 0
+    assert multiple <= neurons <= intermediate
+
+
+def test_the_full_width_keeps_every_neuron_whatever_the_multiple() -> None:
+    assert Shape(1, 100).neurons(1000, 64) == 1000
+
+
+def test_a_sandwich_holds_the_smallest_shape_and_never_the_full_one() -> None:
+    for seed in range(50):
+        shapes = SPACE.sandwich(3, random.Random(seed))
+        assert shapes[0] == SPACE.smallest
+        assert SPACE.largest not in shapes
+        assert len(set(shapes)) == 3
+
+
+def test_a_shape_outside_the_space_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="the nearest is d24w75"):
+        SPACE.check(Shape(25, 70))
+
+
+@pytest.mark.parametrize("depths", [(), (20, 24), (24, 24)])
+def test_a_space_needs_distinct_falling_depths(depths: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="distinct and falling"):
+        ShapeSpace(depths, (100,))

@@ -1,0 +1,201 @@
+import copy
+import random
+
+import pytest
+import torch
+from fixtures.tiny import FAMILIES, make_model
+from torch import nn
+
+from components import family
+from components.lora import ElasticLinear
+from components.selection import SelectionSettings, select
+from components.shape import Shape, ShapeSpace
+from components.subnet import extract, parameter_count
+from components.supernet import Supernet
+from components.width import permute_neurons
+
+SETTINGS = SelectionSettings(min_depth=2, kept_last=1, position_stride=4, width_metric="fluctuation", neuron_multiple=8)
+SPACE = ShapeSpace((4, 3, 2), (100, 50, 25))
+TOKENS = torch.randint(2, 96, (4, 32), generator=torch.Generator().manual_seed(1))
+
+
+def selection_for(model):
+    return select(copy.deepcopy(model), TOKENS, SETTINGS)
+
+
+def supernet(name: str = "llama", trained: bool = True, **options) -> Supernet:
+    """With adapters away from zero when `trained`, as after a fine-tune."""
+    model = make_model(name, **options)
+    made = Supernet(model, selection_for(model), SPACE, rank=4, alpha=8)
+    if trained:
+        generator = torch.Generator().manual_seed(3)
+        for tensor in made.trainable().values():
+            tensor.data = 0.1 * torch.randn(tensor.shape, generator=generator)
+    return made
+
+
+@torch.no_grad()
+def masked_logits(made: Supernet, shape: Shape, tokens: torch.Tensor) -> torch.Tensor:
+    """The slow obvious thing: the whole base, neurons zeroed by a mask, removed layers returning their input."""
+    with made.active(shape):
+        cut = made.selection.cut(shape)
+    model = make_model(made.model.config.model_type, tied=made.model.config.tie_word_embeddings)
+    permute_neurons(model, made.selection.widths.neuron_order_LF)
+    for index, layer in enumerate(family.decoder_layers(model)):
+        if index not in cut.layers:
+            layer.forward = lambda hidden, **_: hidden
+            continue
+        for parent, name in family.linears(layer):
+            elastic = made.adapters[f"{index}.{name}"]
+            linear = getattr(parent, name)
+            if shape != made.full:
+                linear.weight += elastic.scale * elastic.B_OR @ elastic.A_RI
+        mask = torch.zeros(model.config.intermediate_size)
+        mask[: cut.neurons] = 1
+        layer.mlp.down_proj.register_forward_pre_hook(lambda module, args, mask=mask: (args[0] * mask,))
+    return model(tokens, use_cache=False).logits
+
+
+def random_shapes(count: int) -> list[Shape]:
+    generator = random.Random(5)
+    return [Shape(generator.randint(2, 4), generator.choice([100, 88, 75, 62, 50, 37, 25])) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_with_fresh_adapters_the_full_shape_is_the_base_bit_for_bit(name: str) -> None:
+    model = make_model(name)
+    made = Supernet(copy.deepcopy(model), selection_for(model), SPACE, rank=4, alpha=8)
+    permute_neurons(model, made.selection.widths.neuron_order_LF)
+    with torch.no_grad():
+        assert torch.equal(made.model(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_with_trained_adapters_the_full_shape_is_still_the_base_bit_for_bit() -> None:
+    made, model = supernet(), make_model()
+    permute_neurons(model, made.selection.widths.neuron_order_LF)
+    with torch.no_grad():
+        assert torch.equal(made.model(TOKENS).logits, model(TOKENS).logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_extraction_equals_masking(name: str, tied: bool) -> None:
+    made = supernet(name, tied=tied)
+    for shape in random_shapes(20):
+        with torch.no_grad():
+            given = extract(made, shape).model(TOKENS).logits
+        torch.testing.assert_close(given, masked_logits(made, shape, TOKENS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_subnet_generates_with_its_cache_what_it_generates_without(name: str) -> None:
+    model = extract(supernet(name), Shape(3, 50)).model
+    prompt = TOKENS[:1, :8]
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    cached = model.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=True, **options)
+    plain = model.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=False, **options)
+    assert torch.equal(cached, plain)
+
+
+def test_the_active_supernet_generates_what_the_extracted_subnet_does() -> None:
+    made, shape = supernet(), Shape(3, 50)
+    prompt = TOKENS[:1, :8]
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    subnet = extract(made, shape).model
+    with made.active(shape) as active:
+        given = active.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
+    assert torch.equal(given, subnet.generate(prompt, attention_mask=torch.ones_like(prompt), **options))
+
+
+@pytest.mark.parametrize("shape", [Shape(2, 25), Shape(3, 75)])
+def test_poison_in_everything_removed_never_reaches_the_subnet(shape: Shape) -> None:
+    made = supernet()
+    with torch.no_grad():
+        wanted = extract(made, shape).model(TOKENS).logits
+        cut = made.selection.cut(shape)
+        for index in range(4):
+            for parent, name in family.linears(made.layer(index)):
+                elastic: ElasticLinear = getattr(parent, name)
+                if index not in cut.layers:
+                    elastic.weight_OI.fill_(torch.nan)
+                    elastic.A_RI.fill_(torch.nan)
+                elif name in ("gate_proj", "up_proj"):
+                    elastic.weight_OI[cut.neurons :] = torch.nan
+                    elastic.B_OR[cut.neurons :] = torch.nan
+                elif name == "down_proj":
+                    elastic.weight_OI[:, cut.neurons :] = torch.nan
+                    elastic.A_RI[:, cut.neurons :] = torch.nan
+        given = extract(made, shape).model(TOKENS).logits
+    assert torch.isfinite(given).all()
+    assert torch.equal(given, wanted)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_subnet_has_exactly_the_parameters_of_the_formula(name: str, tied: bool) -> None:
+    made = supernet(name, tied=tied)
+    for shape in random_shapes(5):
+        subnet = extract(made, shape).model
+        counted = sum(parameter.numel() for parameter in subnet.parameters())
+        assert counted == parameter_count(subnet.config, shape, made.selection.cut(shape).neurons)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_saved_subnet_is_an_ordinary_checkpoint_that_transformers_loads(name: str, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    subnet = extract(supernet(name), Shape(3, 50))
+    subnet.model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert type(loaded) is type(make_model(name))
+    assert loaded.config.num_hidden_layers == 3
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKENS).logits, subnet.model(TOKENS).logits)
+
+
+def test_merged_equals_unmerged_and_leaves_the_supernet_as_it_was() -> None:
+    made = supernet()
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    with torch.no_grad():
+        for shape in (Shape(3, 50), Shape(2, 100), Shape(4, 25)):
+            merged = extract(made, shape).model(TOKENS).logits
+            with made.active(shape) as active:
+                torch.testing.assert_close(merged, active(TOKENS).logits, rtol=1e-4, atol=1e-5)
+    after = made.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_narrower_shape_keeps_a_subset_and_shares_its_storage() -> None:
+    made = supernet()
+    cuts = [made.selection.cut(Shape(3, width)).neurons for width in (25, 50, 75, 100)]
+    assert cuts == sorted(set(cuts))
+    elastic: ElasticLinear = made.layer(0).mlp.up_proj
+    assert elastic.weight_OI[:8].data_ptr() == elastic.weight_OI.data_ptr()
+
+
+def test_a_saved_supernet_opens_as_it_was(tmp_path) -> None:
+    made = supernet()
+    made.save(tmp_path, {"note": "kept"})
+    opened = Supernet.load(tmp_path, make_model())
+    for shape in (Shape(3, 50), made.full):
+        with made.active(shape) as one, opened.active(shape) as other, torch.no_grad():
+            assert torch.equal(one(TOKENS).logits, other(TOKENS).logits)
+
+
+def test_adapters_of_another_rank_are_refused(tmp_path) -> None:
+    made = supernet()
+    with pytest.raises(ValueError, match="another rank"):
+        made.restore({name: torch.zeros(1) for name in made.trainable()})
+
+
+def test_a_depth_nobody_chose_layers_for_is_refused_with_the_range() -> None:
+    with pytest.raises(ValueError, match="for depths 2 to 4, not for 1"):
+        supernet().activate(Shape(1, 100))
+
+
+def test_adapters_are_on_every_linear_layer_and_nothing_else_is_trained() -> None:
+    made = supernet()
+    assert not [m for m in made.model.model.layers.modules() if isinstance(m, nn.Linear)]
+    trained = {id(p) for p in made.model.parameters() if p.requires_grad}
+    assert trained == {id(tensor) for tensor in made.trainable().values()}

@@ -1,0 +1,29 @@
+"""Telemetry and hubs are off before anything heavy is imported; every test starts from a tiny model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    DO_NOT_TRACK="1",
+    DVC_NO_ANALYTICS="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import pytest
+import torch
+from fixtures.tiny import VOCABULARY, make_model
+from transformers import PreTrainedModel
+
+
+@pytest.fixture
+def tiny() -> PreTrainedModel:
+    return make_model()
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(2, VOCABULARY, (4, 32), generator=torch.Generator().manual_seed(1))
