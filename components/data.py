@@ -49,6 +49,8 @@ _TASKS = {
 class DataSettings:
     """Numbers of `params.yaml` that decide the data."""
 
+    corpus: str
+    """`pinned`, texts that ship inside published packages; or `own`, the workspace's folder `corpus`."""
     window_tokens: int
     calibration_windows: int
     validation_windows: int
@@ -60,8 +62,10 @@ class DataSettings:
     seed: int
 
     def __post_init__(self) -> None:
+        if self.corpus not in ("pinned", "own"):
+            raise ValueError(f"a corpus is pinned or own, got {self.corpus!r}")
         unknown = sorted(set(self.questions) - set(_TASKS))
-        if unknown:
+        if self.corpus == "pinned" and unknown:
             raise ValueError(f"no question task is called {unknown[0]!r}; there are {', '.join(_TASKS)}")
 
     @property
@@ -77,6 +81,29 @@ class Corpus:
     evaluation: tuple[str, ...]
     prompts: tuple[str, ...]
     questions: tuple[dict[str, Any], ...]
+
+
+def own_corpus(folder: Path, settings: DataSettings) -> Corpus:
+    """A user's own texts: `train.txt`, `evaluation.txt` and `prompts.txt`, a document a line, and `questions.jsonl`.
+
+    Each line of the latter is an object of task, context, choices and gold, the index of the right choice. Raises
+    ValueError naming the file and line that is missing or wrong.
+    """
+    lines = {}
+    for name in ("train.txt", "evaluation.txt", "prompts.txt", "questions.jsonl"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}; corpus: own reads train, evaluation, prompts and questions")
+        lines[name] = [line for line in (folder / name).read_text().splitlines() if line.strip()]
+    picked: list[dict[str, Any]] = []
+    taken = dict.fromkeys(settings.questions, 0)
+    for number, line in enumerate(lines["questions.jsonl"], 1):
+        item = json.loads(line)
+        if not isinstance(item, dict) or not {"task", "context", "choices", "gold"} <= set(item):
+            raise ValueError(f"{folder / 'questions.jsonl'}, line {number}: wanted task, context, choices and gold")
+        if taken.get(item["task"], 0) < settings.questions.get(item["task"], 0):
+            taken[item["task"]] += 1
+            picked.append(item)
+    return Corpus(tuple(lines["train.txt"]), tuple(lines["evaluation.txt"]), tuple(lines["prompts.txt"]), tuple(picked))
 
 
 def pinned_corpus(settings: DataSettings, cache: Path) -> Corpus:

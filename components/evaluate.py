@@ -81,11 +81,14 @@ def multiple_choice(
     """Answer each question with the choice of the largest log-likelihood a character."""
     correct = []
     for index, question in enumerate(questions):
+        read: dict[tuple[int, ...], NDArray[np.float32]] = {}
         scores = []
         for choice, length in zip(question.choices, question.lengths, strict=True):
-            tokens = (*question.context, *choice)
-            values_SV = logits(tokens[:-1])[-len(choice) :]
-            scores.append(float(_log_likelihoods(values_SV, choice).sum()) / length)
+            # All choices of a single token are scored by one reading of the context.
+            tokens = (*question.context, *choice[:-1])
+            if tokens not in read:
+                read[tokens] = logits(tokens)
+            scores.append(float(_log_likelihoods(read[tokens][-len(choice) :], choice).sum()) / length)
         correct.append(int(np.argmax(scores)) == question.gold)
         progress(index + 1, len(questions))
     return Accuracy(tuple(correct))

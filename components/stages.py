@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from components.supernet import Supernet
 
 CACHE = Path(".amoeba/cache")
+OWN_CORPUS = Path("corpus")
 CURVE_FILE = "curve.json"
 _SAY_EVERY_S = 5.0
 
@@ -68,8 +69,9 @@ def data(stage: Stage) -> None:
     from components.selfchat import answers
 
     settings = datasets.DataSettings(**stage.numbers["data"])
-    say("data: reading pinned packages")
-    corpus = datasets.pinned_corpus(settings, CACHE)
+    say(f"data: reading the {settings.corpus} corpus")
+    own = settings.corpus == "own"
+    corpus = datasets.own_corpus(OWN_CORPUS, settings) if own else datasets.pinned_corpus(settings, CACHE)
     text = _Tokenizer(stage.base.folder)
     chat_WT = datasets.pack([], settings.window_tokens, 0, text.end)
     if settings.chat_windows:
@@ -82,9 +84,10 @@ def data(stage: Stage) -> None:
     made = datasets.tokenize(corpus, settings, text.encode, chat_WT, text.end)
     facts = {
         "base_fingerprint": stage.base.fingerprint,
+        "corpus": settings.corpus,
         "packages": {
             package.requirement: {"sha256": package.sha256, "licence": package.licence}
-            for package in (datasets.ENCYCLOPEDIA, datasets.PASSAGES, datasets.QUESTIONS)
+            for package in (() if own else (datasets.ENCYCLOPEDIA, datasets.PASSAGES, datasets.QUESTIONS))
         },
         "tokens": {
             "calibration": made.calibration_WT.size,

@@ -48,7 +48,7 @@ class Budget:
     max_tpot_ms: float | None = None
     max_memory_mb: float | None = None
     max_tpot_percent: float | None = None
-    """Of the full model's time per token on the same device: a default that suits a base of any size."""
+    """Of the time per token that the full shape takes here in the first quantization: suits a base of any size."""
 
     def limits(self, full_tpot_ms: float, device_memory_mb: float) -> tuple[float | None, float]:
         """(most milliseconds a token, most megabytes) for a base whose full shape takes `full_tpot_ms`."""
@@ -100,6 +100,7 @@ class Target:
     extra: str
     """The extra of pyproject.toml that installs what `package` needs."""
     quantizations: tuple[Quantization, ...]
+    """The usual one first."""
     package: Callable[[PackageRequest, Path], Package]
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
     load: Callable[[Path, int], Runner]

@@ -77,7 +77,8 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
             candidates.append(Candidate(shape, quantization.name, perplexity * quantization.perplexity_ratio, cost))
     if not candidates:
         raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
-    full = max(candidates, key=lambda c: (c.shape.depth, c.shape.width_percent, -c.perplexity)).cost
+    usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
+    full = max(usual, key=lambda c: (c.shape.depth, c.shape.width_percent)).cost
     wanted = budget or target.budget
     try:
         chosen, verdicts = choose(candidates, *wanted.limits(full.tpot_ms, target.device.memory_mb))

@@ -72,7 +72,7 @@ def prepare_environment() -> None:
     Prefect's own log is quiet: an error is told once, at the end, in one line.
     """
     os.environ.update(
-        DO_NOT_TRACK="1",
+        DO_NOT_TRACK="true",
         DVC_NO_ANALYTICS="1",
         HF_HUB_DISABLE_TELEMETRY="1",
         MLFLOW_DISABLE_TELEMETRY="true",
@@ -87,4 +87,6 @@ def prepare_environment() -> None:
     }.items():
         os.environ.setdefault(name, value)
     with suppress(WorkspaceError):  # a device that only pulls and runs has no workspace
-        os.environ.setdefault("PREFECT_HOME", str(settings().home / "prefect"))
+        home = settings().home / "prefect"
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("PREFECT_HOME", str(home))

@@ -3,11 +3,14 @@
 Rules, checked whenever a manifest is made, read or compared with a folder:
 
 1. A path is relative, in POSIX form and in NFC, with no `..`, no empty or dotted-only part, no backslash, colon or
-   control character; no two paths are the same to a file system that folds case.
-2. Nothing that unpickles when opened is listed: the suffix alone refuses it.
-3. Counts and sizes are bounded before anything is read into memory.
-4. A folder holds exactly the listed files: plain files, no links, nothing else.
-5. The canonical form is unique: sorted keys, sorted files, no spaces, UTF-8, one newline at the end.
+   control character, and nothing that means something else in a URL.
+2. No two paths, nor the folders on the way to them, are the same to a file system that folds case or normalises
+   Unicode; no path is both a file and a folder.
+3. Nothing that unpickles when opened is listed: the suffix alone refuses it.
+4. Counts and sizes, one by one and together, are bounded before anything is read into memory.
+5. A folder holds exactly the listed files: plain files, no links, nothing else.
+6. The canonical form is unique: sorted keys, sorted files, no spaces, UTF-8, one newline at the end. Whatever cannot
+   be written so (NaN, half a surrogate pair, deep nesting) is in no manifest.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import stat
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from registry.errors import DamagedError, RefusedError
@@ -29,8 +32,11 @@ MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 MOST_MANIFEST_BYTES = 4 << 20
 _MOST_FILES = 10_000
-_MOST_FILE_BYTES = 1 << 40
+_MOST_BYTES = 1 << 40
 _MOST_PATH_CHARACTERS = 500
+_MOST_PART_BYTES = 255
+_MOST_NAME_CHARACTERS = 200
+_MOST_NESTING = 32
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -47,8 +53,8 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         _check_path(self.path)
-        if not _whole(self.size) or not 0 <= self.size <= _MOST_FILE_BYTES:
-            raise RefusedError(f"{self.path} is said to have {self.size!r} bytes; 0 to {_MOST_FILE_BYTES} are taken")
+        if not _whole(self.size) or not 0 <= self.size < _MOST_BYTES:
+            raise RefusedError(f"{self.path} is said to have {self.size!r} bytes; 0 to {_MOST_BYTES - 1} are taken")
         if not isinstance(self.sha256, str) or not _DIGEST.fullmatch(self.sha256):
             raise RefusedError(f"{self.path} has no SHA-256 of 64 lower-case hexadecimal digits")
 
@@ -65,7 +71,8 @@ class FileEntry:
             raise DamagedError(f"{self.path} has {facts.st_size} bytes, the manifest says {self.size}; pull it again")
         given = digest_of(path)
         if given != self.sha256:
-            raise DamagedError(f"{self.path} has SHA-256 {given[:12]}…, the manifest says {self.sha256[:12]}…; pull it again")
+            wanted = f"{self.sha256[:12]}…; pull it again"
+            raise DamagedError(f"{self.path} has SHA-256 {given[:12]}…, the manifest says {wanted}")
 
 
 @dataclass(frozen=True)
@@ -81,24 +88,40 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise RefusedError(f"the manifest is of format {self.format_version!r}; this version reads {FORMAT_VERSION}")
+        if not _whole(self.format_version) or self.format_version != FORMAT_VERSION:
+            version = self.format_version
+            raise RefusedError(f"the manifest is of format {version!r}; this version reads {FORMAT_VERSION}")
         if self.kind not in ("package", "supernet"):
             raise RefusedError(f"a manifest is of a package or a supernet, not of {self.kind!r}")
-        if not isinstance(self.model, str) or not (self.target is None or isinstance(self.target, str)):
-            raise RefusedError("a manifest names its model, and its target or null, as text")
-        if not isinstance(self.facts, Mapping) or not isinstance(self.lineage, Mapping):
-            raise RefusedError("a manifest's facts and lineage are objects")
+        if not _is_name(self.model) or not (self.target is None or _is_name(self.target)):
+            raise RefusedError(
+                f"a manifest names its model, and its target or null, in 1 to {_MOST_NAME_CHARACTERS} characters; "
+                f"got {str(self.model)[:80]!r} and {str(self.target)[:80]!r}"
+            )
+        self._check_files()
+        try:
+            # Through JSON and back: what is compared later is what will be read, and a caller's dict is not shared.
+            for name in ("facts", "lineage"):
+                object.__setattr__(self, name, _plain(name, getattr(self, name)))
+            size = len(self.canonical())
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RefusedError(f"a manifest's facts and lineage are plain JSON objects: {error}") from error
+        if size > MOST_MANIFEST_BYTES:
+            raise RefusedError(f"the manifest has {size} bytes; at most {MOST_MANIFEST_BYTES} are taken")
+
+    def _check_files(self) -> None:
+        if not isinstance(self.files, tuple) or not all(isinstance(entry, FileEntry) for entry in self.files):
+            raise RefusedError("a manifest's files are a tuple of FileEntry")
         if not 1 <= len(self.files) <= _MOST_FILES:
             raise RefusedError(f"a manifest lists 1 to {_MOST_FILES} files, got {len(self.files)}")
+        if self.size >= _MOST_BYTES:
+            raise RefusedError(
+                f"the manifest's files have {self.size} bytes together; at most {_MOST_BYTES - 1} are taken"
+            )
         paths = [entry.path for entry in self.files]
         if paths != sorted(paths):
             raise RefusedError("a manifest's files are sorted by path")
-        folded = {path.casefold() for path in paths}
-        if len(folded) != len(paths):
-            raise RefusedError("two paths of the manifest are the same to a file system that folds case")
-        if MANIFEST_FILE in folded:
-            raise RefusedError(f"a manifest does not list {MANIFEST_FILE}, which is its own name")
+        _check_apart(paths)
 
     @classmethod
     def of(
@@ -111,12 +134,14 @@ class Manifest:
         facts: Mapping[str, Any],
         lineage: Mapping[str, Any],
     ) -> Manifest:
-        """Describe a folder as it is; raises RefusedError for what a manifest cannot list."""
+        """Describe a folder as it is.
+
+        Raises RefusedError for what a manifest cannot list, DamagedError for links and for what cannot be read.
+        """
         entries = tuple(
             FileEntry(name, (folder / name).stat().st_size, digest_of(folder / name)) for name in sorted(_files(folder))
         )
-        # Through JSON and back, so that what is compared later is what will be read: tuples become lists.
-        return cls(kind, model, target, entries, *(json.loads(json.dumps(part)) for part in (facts, lineage)))
+        return cls(kind, model, target, entries, facts, lineage)
 
     @classmethod
     def parse(cls, content: bytes) -> Manifest:
@@ -136,10 +161,12 @@ class Manifest:
     def canonical(self) -> bytes:
         """The one way these facts are written."""
         value = {**vars(self), "files": [vars(entry) for entry in self.files]}
-        return (json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the canonical form: what a version is known by."""
         return hashlib.sha256(self.canonical()).hexdigest()
 
     @property
@@ -163,7 +190,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`; raises DamagedError when there is none."""
+    """The manifest in `folder`; raises DamagedError when there is none, RefusedError when it is not of this format."""
     path = folder / MANIFEST_FILE
     if not path.is_file() or path.is_symlink():
         raise DamagedError(f"{folder} has no {MANIFEST_FILE}: it is no pulled artifact, or not whole")
@@ -178,15 +205,43 @@ def digest_of(path: Path) -> str:
 
 
 def _files(folder: Path) -> set[str]:
-    """Every file below `folder` by its path; raises DamagedError for links and special files."""
-    found = set()
-    for root, folders, names in os.walk(folder):
+    """Every file below `folder` by its path; raises DamagedError for links, special files and what cannot be read."""
+
+    def stop(error: OSError) -> None:
+        raise DamagedError(f"{folder} cannot be read whole: {error}") from error
+
+    found: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=stop):
         for name in (*folders, *names):
             path = Path(root) / name
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise DamagedError(f"{path} is a link or a special file; an artifact holds plain files only")
         found.update((Path(root) / name).relative_to(folder).as_posix() for name in names)
+        if len(found) > _MOST_FILES + 1:
+            raise RefusedError(f"{folder} holds more than {_MOST_FILES} files, the most that a manifest lists")
     return found - {MANIFEST_FILE}
+
+
+def _check_apart(paths: list[str]) -> None:
+    """Raise RefusedError where two paths, or folders on the way, would meet on a file system that folds names."""
+    places = {_folded(MANIFEST_FILE): (MANIFEST_FILE, True)}
+    for path in paths:
+        parts = path.split("/")
+        for count in range(1, len(parts) + 1):
+            place, is_file = "/".join(parts[:count]), count == len(parts)
+            other, other_is_file = places.setdefault(_folded(place), (place, is_file))
+            if other == MANIFEST_FILE and count == 1:
+                raise RefusedError(f"{path!r} takes the place of {MANIFEST_FILE}, which a manifest does not list")
+            if other == place and other_is_file != is_file:
+                raise RefusedError(f"{place!r} is both a file and a folder of the manifest")
+            if other != place:
+                raise RefusedError(f"{place!r} and {other!r} of the manifest are the same place to some file systems")
+    if len(set(paths)) != len(paths):
+        raise RefusedError("a manifest lists each file once")
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
 
 
 def _check_path(path: Any) -> None:
@@ -195,12 +250,33 @@ def _check_path(path: Any) -> None:
     parts = path.split("/")
     if any(part.strip(". ") == "" or part != part.strip(" ") or part.endswith(".") for part in parts):
         raise RefusedError(f"path {path!r} has an empty, dotted or space-ended part")
-    if any(character in '\\:<>"|?*' or unicodedata.category(character)[0] == "C" for character in path):
-        raise RefusedError(f"path {path!r} has a character that not every file system takes")
+    # MLflow puts a path into a URL as it is, so `#` cuts it short and `%41` arrives as `A`.
+    if any(character in '\\:<>"|?*#%' or unicodedata.category(character)[0] == "C" for character in path):
+        raise RefusedError(f"path {path!r} has a character that not every file system or server takes")
+    if any(len(part.encode()) > _MOST_PART_BYTES for part in parts):
+        raise RefusedError(f"path {path[:80]!r}… has a part of more than {_MOST_PART_BYTES} bytes")
     if unicodedata.normalize("NFC", path) != path:
         raise RefusedError(f"path {path!r} is not in Unicode's NFC form")
-    if PurePosixPath(path).suffix.lower() in _PICKLED:
-        raise RefusedError(f"{path} may be a pickle, which runs code when it is opened; nothing with its suffix is taken")
+    if path.casefold().endswith(_PICKLED):
+        raise RefusedError(f"{path} may be a pickle, which runs code when opened; use safetensors or another suffix")
+
+
+def _plain(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a {type(value).__name__}")
+    plain: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+    if _nesting(plain) > _MOST_NESTING:
+        raise ValueError(f"{name} nests more than {_MOST_NESTING} deep")
+    return plain
+
+
+def _nesting(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_nesting, inner), default=0)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= _MOST_NAME_CHARACTERS
 
 
 def _whole(value: Any) -> bool:

@@ -1,4 +1,8 @@
-"""What things are called in the registry."""
+"""What things are called in the registry.
+
+1. A base's or a target's name holds no `--`, so a registered model's name is read in one way only.
+2. No name can mean something else in a filter, a URL or a path.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,44 @@ import re
 
 from registry.errors import RefusedError
 
+_MOST_CHARACTERS = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
+_ALIAS = re.compile(r"(?!latest$|v[0-9]+$)[a-z][a-z0-9_-]*")
 
 
 def supernet_model(base: str) -> str:
-    """The registered model that holds a base's supernets."""
+    """The registered model that holds a base's supernets; raises RefusedError."""
     return _checked(base)
 
 
 def package_model(base: str, target: str) -> str:
-    """The registered model that holds a base's packages for one target: `smollm2-135m--x86_avx512`."""
+    """The registered model that holds a base's packages for one target: `smollm2-135m--x86_avx512`.
+
+    Raises RefusedError.
+    """
     return f"{_checked(base)}--{_checked(target)}"
 
 
+def check_registered(name: str) -> str:
+    """The name as it is when it is a base's, or a base's and a target's; raises RefusedError otherwise."""
+    base, separator, target = name.partition("--")
+    return package_model(base, target) if separator else supernet_model(base)
+
+
+def check_alias(name: str) -> str:
+    """The name as it is when an alias may have it; raises RefusedError. MLflow keeps `latest` and `v1` for itself."""
+    if len(name) > _MOST_CHARACTERS or not _ALIAS.fullmatch(name):
+        raise RefusedError(
+            f"{name[:80]!r} is no alias: small letters, digits, dashes and underscores, a letter first; "
+            "`latest` and `v` with a number are MLflow's own"
+        )
+    return name
+
+
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise RefusedError(f"{name!r} is no registry name: letters, digits, dots and underscores, joined by single dashes")
+    if len(name) > _MOST_CHARACTERS or not _NAME.fullmatch(name):
+        raise RefusedError(
+            f"{name[:80]!r} is no registry name: up to {_MOST_CHARACTERS} letters, digits, dots and underscores, "
+            "joined by single dashes"
+        )
     return name

@@ -6,7 +6,7 @@ import os
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
-    DO_NOT_TRACK="1",
+    DO_NOT_TRACK="true",
     DVC_NO_ANALYTICS="1",
     MLFLOW_DISABLE_TELEMETRY="true",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",

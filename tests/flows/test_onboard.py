@@ -1,0 +1,180 @@
+"""The whole pipeline as a user runs it, on a tiny base and one target: processes, DVC, Prefect and MLflow are real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.tiny import make_model, write_base
+from fixtures.workspace import amoeba, dvc, git, make_workspace
+
+TARGET = "x86_avx512"
+STAGES = ("data", "selection", "supernet")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onboard")
+    (folder / "tiny-base").mkdir()
+    write_base(folder / "tiny-base", make_model())
+    return make_workspace(folder / "workspace")
+
+
+@pytest.fixture(scope="module")
+def onboarded(workspace: Path) -> dict[str, Any]:
+    done = amoeba(workspace, "onboard", "../tiny-base", "--profile", "tiny", "--target", TARGET, "--json")
+    assert done.returncode == 0, done.stderr
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def pulled(workspace: Path, onboarded: dict[str, Any]) -> Path:
+    done = amoeba(workspace, "pull", "tiny-base", TARGET, "--to", "pulled", "--json")
+    assert done.returncode == 0, done.stderr
+    return workspace / "pulled"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".gitignore"
+    }
+
+
+def test_onboarding_releases_one_measured_artifact(onboarded: dict[str, Any]) -> None:
+    assert onboarded["failed"] == {}
+    (released,) = onboarded["released"]
+    point = released["point"]
+    assert released["target"] == TARGET
+    assert point["measured_on"] == "host"
+    assert point["perplexity"] > 1
+    assert 0 <= point["accuracy_interval"][0] <= point["accuracy"] <= point["accuracy_interval"][1] <= 1
+    assert point["size_mb"] > 0 < point["tpot_ms"]
+
+
+def test_the_choice_is_explained_candidate_by_candidate(onboarded: dict[str, Any]) -> None:
+    verdicts = onboarded["released"][0]["choice"]["verdicts"]
+    assert [verdict["reason"] for verdict in verdicts].count("chosen") == 1
+    assert len(verdicts) == 6 * 3  # shapes of the space, quantizations of the target
+
+
+def test_nothing_is_stale_and_nothing_is_unpushed_after_onboarding(workspace: Path, onboarded: dict[str, Any]) -> None:
+    assert "up to date" in dvc(workspace, "status").stdout
+    assert "in sync" in dvc(workspace, "status", "--cloud").stdout
+
+
+def test_a_second_run_publishes_nothing_and_computes_nothing(workspace: Path, onboarded: dict[str, Any]) -> None:
+    def state() -> dict[str, int]:
+        kept = [*(workspace / "artifacts").rglob("*.*"), *(workspace / ".amoeba" / "cache").rglob("*.safetensors")]
+        kept += (workspace / ".amoeba" / "cache").rglob("*.json")
+        kept += (workspace / ".amoeba" / "mlflow-artifacts").rglob("*.*")
+        return {str(path): path.stat().st_mtime_ns for path in kept}
+
+    before = state()
+    again = amoeba(workspace, "onboard", "../tiny-base", "--profile", "tiny", "--target", TARGET, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == onboarded
+    assert state() == before
+
+
+def test_a_second_clone_with_the_same_remote_gets_the_same_bytes(
+    workspace: Path, onboarded: dict[str, Any], tmp_path: Path
+) -> None:
+    git(workspace, "add", "dvc.lock", "bases.yaml")
+    git(workspace, "commit", "--quiet", "-m", "onboarded")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(workspace), str(clone))
+    dvc(clone, "remote", "modify", "--local", "local", "url", str(workspace / ".amoeba" / "dvc-remote"))
+    fetched = dvc(clone, "pull")
+    assert fetched.returncode == 0, fetched.stderr
+    assert digests(clone / "artifacts" / "tiny-base") == digests(workspace / "artifacts" / "tiny-base")
+
+
+def test_a_flipped_byte_in_the_remote_is_not_pulled(workspace: Path, onboarded: dict[str, Any], tmp_path: Path) -> None:
+    remote, clone = tmp_path / "remote", tmp_path / "clone"
+    shutil.copytree(workspace / ".amoeba" / "dvc-remote", remote)
+    largest = max((path for path in remote.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.chmod(0o644)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    git(tmp_path, "clone", "--quiet", str(workspace), str(clone))
+    shutil.copy(workspace / "dvc.lock", clone / "dvc.lock")
+    shutil.copy(workspace / "bases.yaml", clone / "bases.yaml")
+    dvc(clone, "remote", "modify", "--local", "local", "url", str(remote))
+    assert dvc(clone, "pull").returncode != 0
+
+
+def test_versions_carry_aliases_and_lineage(workspace: Path, onboarded: dict[str, Any]) -> None:
+    rows = json.loads(amoeba(workspace, "frontier", "tiny-base", "--json").stdout)
+    by_model = {row["version"]["registered_model"]: row for row in rows}
+    assert set(by_model) == {"tiny-base", f"tiny-base--{TARGET}"}
+    for row in rows:
+        assert "production" in row["version"]["aliases"]
+        assert row["lineage"]["data_revision"].endswith(".dir")
+        assert len(row["lineage"]["base_fingerprint"]) == 64
+
+
+def test_the_supernets_run_carries_parameters_lineage_and_the_curve(workspace: Path, onboarded: dict[str, Any]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{workspace / '.amoeba' / 'mlflow.db'}")
+    run = client.get_run(client.get_model_version("tiny-base", "1").run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["supernet.finetune.steps"] == "6"
+    for tag in ("base_fingerprint", "data_revision", "git_commit", "versions"):
+        assert run.data.tags[f"amoeba.{tag}"]
+    curve = client.get_metric_history(run.info.run_id, "validation_perplexity.d2w50")
+    assert [point.step for point in curve if point.step] == [3, 6]
+
+
+def test_a_pulled_artifact_verifies_and_answers_offline(pulled: Path, workspace: Path) -> None:
+    assert amoeba(workspace, "verify", "pulled").returncode == 0
+    said = amoeba(pulled.parent, "run", "pulled", "--prompt", "w5 w6", "--max-tokens", "5", "--json")
+    assert said.returncode == 0, said.stderr
+    assert set(json.loads(said.stdout)) == {"prompt", "answer"}
+
+
+def test_a_flipped_byte_in_a_pulled_artifact_is_found_and_not_run(
+    pulled: Path, workspace: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(pulled, damaged)
+    content = bytearray((damaged / "model.onnx").read_bytes())
+    content[-100] ^= 1
+    (damaged / "model.onnx").write_bytes(content)
+    for verb in (["verify", str(damaged)], ["run", str(damaged), "--prompt", "w5"]):
+        done = amoeba(workspace, *verb)
+        assert done.returncode == 2
+        assert "model.onnx has SHA-256" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_gate_holds_on_what_was_just_published(workspace: Path, onboarded: dict[str, Any]) -> None:
+    done = amoeba(workspace, "check", "tiny-base", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["verdict"] == "holds"
+
+
+def test_the_gate_finds_a_package_that_became_worse(workspace: Path, onboarded: dict[str, Any], tmp_path: Path) -> None:
+    # The same registry, but stricter than any repeat can be.
+    parameters = (workspace / "params.yaml").read_text()
+    try:
+        (workspace / "params.yaml").write_text(parameters.replace("accuracy_points: 3.0", "accuracy_points: -50.0"))
+        done = amoeba(workspace, "check", "tiny-base", "--json")
+    finally:
+        (workspace / "params.yaml").write_text(parameters)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert json.loads(done.stdout)["verdict"] == "regressed"
+
+
+def test_the_gate_says_when_there_is_nothing_to_measure(workspace: Path, onboarded: dict[str, Any]) -> None:
+    done = amoeba(workspace, "check", "tiny-base", "--target", "nowhere", "--json")
+    assert done.returncode == 2
+    assert "did you mean" in done.stdout or "the registry has no model" in done.stdout

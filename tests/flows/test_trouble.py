@@ -1,0 +1,116 @@
+"""Bad input and trouble: one clear line with the next step, a non-zero exit, and nothing half-made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from fixtures.tiny import make_model, write_base
+from fixtures.workspace import amoeba, make_workspace
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trouble")
+    (folder / "tiny-base").mkdir()
+    write_base(folder / "tiny-base", make_model())
+    return make_workspace(folder / "workspace")
+
+
+def changed(workspace: Path, tmp_path: Path, name: str, content: bytes | None) -> str:
+    """A copy of the tiny base with one file replaced, or removed."""
+    shutil.copytree(workspace.parent / "tiny-base", tmp_path / "changed")
+    if content is None:
+        (tmp_path / "changed" / name).unlink()
+    else:
+        (tmp_path / "changed" / name).write_bytes(content)
+    return str(tmp_path / "changed")
+
+
+def refused(workspace: Path, *arguments: str, **environment: str) -> str:
+    done = amoeba(workspace, *arguments, **environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workspace / "artifacts").exists()
+    return done.stderr
+
+
+def test_an_unknown_base_names_the_nearest(workspace: Path) -> None:
+    assert "did you mean smollm2-135m?" in refused(workspace, "onboard", "smolm2-135m", "--profile", "tiny")
+
+
+def test_an_unknown_profile_names_those_there_are(workspace: Path) -> None:
+    assert "params.yaml has tiny" in refused(workspace, "onboard", "../tiny-base", "--profile", "quick")
+
+
+def test_an_unknown_target_names_the_nearest(workspace: Path) -> None:
+    said = refused(workspace, "onboard", "../tiny-base", "--profile", "tiny", "--target", "x86_avx51")
+    assert "did you mean x86_avx512?" in said
+
+
+def test_an_architecture_that_is_not_supported_names_those_that_are(workspace: Path, tmp_path: Path) -> None:
+    config = json.loads((workspace.parent / "tiny-base" / "config.json").read_text())
+    content = json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}).encode()
+    base = changed(workspace, tmp_path, "config.json", content)
+    said = refused(workspace, "onboard", base, "--profile", "tiny")
+    assert "GPT2LMHeadModel" in said
+    assert "LlamaForCausalLM" in said
+
+
+def test_a_truncated_model_file_is_named(workspace: Path, tmp_path: Path) -> None:
+    whole = (workspace.parent / "tiny-base" / "model.safetensors").read_bytes()
+    base = changed(workspace, tmp_path, "model.safetensors", whole[: len(whole) // 2])
+    assert "model.safetensors is truncated or damaged" in refused(workspace, "onboard", base, "--profile", "tiny")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "chat_template.jinja"])
+def test_a_missing_file_is_found_before_any_work(workspace: Path, tmp_path: Path, name: str) -> None:
+    base = changed(workspace, tmp_path, name, None)
+    said = refused(workspace, "onboard", base, "--profile", "tiny")
+    assert {"tokenizer.json": "tokenizer.json", "model.safetensors": "pickled", "chat_template.jinja": "chat"}[
+        name
+    ] in said
+
+
+def test_a_hub_that_cannot_be_reached_says_what_else_can_be_done(workspace: Path) -> None:
+    said = refused(workspace, "onboard", "nobody/nothing", "--profile", "tiny", HF_HUB_OFFLINE="1")
+    assert "give its folder instead" in said
+
+
+def test_a_registry_that_does_not_answer_is_named_without_its_password(workspace: Path, tmp_path: Path) -> None:
+    uri = "http://user:secret@127.0.0.1:9"
+    said = refused(workspace, "pull", "tiny-base", "x86_avx512", "--to", str(tmp_path / "x"), AMOEBA_MLFLOW_URI=uri)
+    assert "does not answer" in said
+    assert "AMOEBA_MLFLOW_URI" in said
+    assert "secret" not in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_pulling_what_was_never_published_says_so(workspace: Path, tmp_path: Path) -> None:
+    said = refused(workspace, "pull", "tiny-base", "x86_avx512", "--to", str(tmp_path / "x"))
+    assert "the registry has no model 'tiny-base--x86_avx512'" in said
+
+
+def test_a_verb_that_needs_a_workspace_says_where_to_go(tmp_path: Path) -> None:
+    done = amoeba(tmp_path, "check", "tiny-base")
+    assert done.returncode == 2
+    assert "AMOEBA_WORKSPACE" in done.stderr
+
+
+def test_a_hub_snapshot_is_onboarded_from_the_hubs_own_cache(workspace: Path, tmp_path: Path) -> None:
+    from components.base import resolve
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / commit
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(workspace.parent / "tiny-base", snapshot)
+    (tmp_path / "models--someone--tiny" / "refs").mkdir()
+    (tmp_path / "models--someone--tiny" / "refs" / "main").write_text(commit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        base = resolve("someone/tiny@main", tmp_path / "cache")
+    assert base.name == "tiny"
+    assert base.revision == commit
+    assert base.fingerprint == resolve(str(workspace.parent / "tiny-base"), tmp_path / "cache").fingerprint
