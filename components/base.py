@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md")
-_MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 _MOST_GGUF_BYTES = 200_000_000
 
 
@@ -50,10 +56,13 @@ class Base:
         from transformers import AutoModelForCausalLM
 
         try:
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, use_safetensors=True)
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                self.folder, dtype=dtype, use_safetensors=True
+            )
         except Exception as error:  # transformers raises many kinds
             raise BaseError(f"the base in {self.folder} cannot be loaded: {error}") from error
-        return model.eval()
+        model.eval()
+        return model
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ def _check_whole(path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "np"):  # type: ignore[no-untyped-call]
+        with safe_open(path, "np"):
             pass
     except (SafetensorError, OSError) as error:
         raise BaseError(f"{path} is truncated or damaged ({error}); fetch it again") from error

@@ -229,14 +229,14 @@ def pack(rows: Iterable[Sequence[int]], length: int, count: int, end: int) -> ND
 def _windows(rows: Iterable[Sequence[int]], length: int, count: int, end: int, purpose: str) -> NDArray[np.int32]:
     windows_WT = pack(rows, length, count, end)
     if len(windows_WT) < count:
-        raise ValueError(f"{count} windows of {length} tokens are wanted for {purpose}, the texts give {len(windows_WT)}")
+        raise ValueError(
+            f"{count} windows of {length} tokens are wanted for {purpose}, the texts give {len(windows_WT)}"
+        )
     return windows_WT
 
 
 def _runs(rows: Iterable[Sequence[int]]) -> set[tuple[int, ...]]:
     """Every run of 13 tokens."""
     return {
-        tuple(row[start : start + OVERLAP_TOKENS])
-        for row in rows
-        for start in range(len(row) - OVERLAP_TOKENS + 1)
+        tuple(row[start : start + OVERLAP_TOKENS]) for row in rows for start in range(len(row) - OVERLAP_TOKENS + 1)
     }

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -25,14 +24,14 @@ def check(config: dict[str, Any]) -> None:
         raise ValueError(f"the base is a {given}; supported are {', '.join(ARCHITECTURES)}")
 
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    layers: nn.ModuleList = model.model.layers
-    return layers
+def decoder_layers(model: PreTrainedModel) -> list[Any]:
+    """The decoder layers that run; untyped, since each family has a class of its own for them."""
+    return list(model.model.layers)
 
 
-def linears(layer: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+def linears(layer: Any) -> Iterator[tuple[Any, str]]:
     """(parent module, attribute name) of every linear layer that adapters go on."""
     for name in ATTENTION_LINEARS:
-        yield layer.self_attn, name  # type: ignore[misc]  # nn.Module attributes are untyped
+        yield layer.self_attn, name
     for name in FFN_LINEARS:
-        yield layer.mlp, name  # type: ignore[misc]
+        yield layer.mlp, name

@@ -104,7 +104,9 @@ def distill(supernet: Supernet, tokens_BT: Tensor, shapes: Sequence[Shape]) -> t
     for shape in shapes:
         with supernet.active(shape) as student:
             hidden_BTH = student.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
-            losses.append(balanced_backward(hidden_BTH.flatten(0, 1), student.lm_head, teacher_CV, reference, len(shapes)))
+            losses.append(
+                balanced_backward(hidden_BTH.flatten(0, 1), student.lm_head, teacher_CV, reference, len(shapes))
+            )
     return losses, reference
 
 
@@ -121,7 +123,7 @@ def balanced_backward(
     for rows_CH, logits_CV in zip(leaf_NH.split(_POSITIONS_AT_ONCE), teacher_CV, strict=True):
         student_CV = head(rows_CH).float().log_softmax(-1)
         part = -(logits_CV.float().softmax(-1) * student_CV).sum() / len(leaf_NH)
-        part.backward()  # type: ignore[no-untyped-call]
+        part.backward()
         loss += float(part.detach())
     assert leaf_NH.grad is not None
     if hidden_NH.requires_grad:
@@ -171,7 +173,7 @@ def _save(path: Path, step: int, factors: dict[str, Tensor], optimizer: torch.op
 
 @torch.no_grad()
 def _resume(path: Path, factors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
-    with safe_open(path, "pt") as saved:  # type: ignore[no-untyped-call]
+    with safe_open(path, "pt") as saved:
         step = int(saved.metadata()["step"])
         names = set(saved.keys())
         for name, tensor in factors.items():

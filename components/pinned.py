@@ -38,7 +38,17 @@ class PinnedPackage:
             kept.unlink()
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, self.requirement]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--dest",
+                folder,
+                self.requirement,
+            ]
             outcome = subprocess.run(command, capture_output=True, text=True, check=False)
             wheels = list(Path(folder).glob("*.whl"))
             if outcome.returncode != 0 or len(wheels) != 1:

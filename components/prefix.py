@@ -29,11 +29,9 @@ class DropMetric:
     Values are remembered by the set of layers and, where `memory` names a file, survive a kill.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokens_BT: Tensor, stride: int = 4, memory: Path | None = None
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokens_BT: Tensor, stride: int = 4, memory: Path | None = None) -> None:
         self._model, self._stride, self._memory = model, stride, memory
-        self._layers = list(family.decoder_layers(model))
+        self._layers = family.decoder_layers(model)
         self._inputs_LBTH, self._arguments_L = self._full_forward(tokens_BT)
         self._teacher_BSV = self._log_probabilities(self._inputs_LBTH.pop())
         self._known: dict[str, float] = json.loads(memory.read_text()) if memory and memory.is_file() else {}

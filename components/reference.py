@@ -28,4 +28,5 @@ def logits_of(model: PreTrainedModel) -> Logits:
 def load_checkpoint(folder: Path) -> PreTrainedModel:
     """An ordinary Hugging Face folder in float32, loaded by nothing of ours."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return model.eval()
+    model.eval()
+    return model

@@ -6,6 +6,7 @@ Legend: P prompts, T positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -38,7 +39,8 @@ def answers(
             for row, index in enumerate(batch):
                 tokens_PT[row, longest - len(prompts[index]) :] = torch.tensor(prompts[index])
                 mask_PT[row, longest - len(prompts[index]) :] = 1
-            written = model.generate(
+            generate: Any = model.generate
+            written = generate(
                 input_ids=tokens_PT,
                 attention_mask=mask_PT,
                 max_new_tokens=answer_tokens,

@@ -210,10 +210,8 @@ class _Tokenizer:
         return ids
 
     def chat(self, question: str) -> list[int]:
-        prompt: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
-        )
-        return self.encode(prompt)
+        asked = [{"role": "user", "content": question}]
+        return self.encode(str(self._tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)))
 
 
 def _spread(items: tuple[str, ...], count: int) -> list[str]:
@@ -285,7 +283,7 @@ def _quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from components.lora import ElasticLinear
 from components.shape import Shape
 from components.supernet import Supernet
 
+
 @dataclass(frozen=True)
 class Subnet:
     """`model` shares no storage with the supernet it came from, except embeddings, norms and head."""
@@ -72,10 +73,8 @@ def _named_tensors(active: PreTrainedModel) -> dict[str, nn.Parameter]:
     for name, module in active.named_modules():
         if isinstance(module, ElasticLinear):
             tensors.update({f"{name}.{key}": value for key, value in module.merged().named_parameters()})
-    for name, parameter in active.named_parameters():
-        if not name.endswith(("weight_OI", "bias_O", "A_RI", "B_OR")):
-            tensors[name] = parameter
-    return tensors
+    own = ("weight_OI", "bias_O", "A_RI", "B_OR")
+    return {**tensors, **{name: value for name, value in active.named_parameters() if not name.endswith(own)}}
 
 
 def _place(model: nn.Module, name: str, parameter: nn.Parameter) -> None:

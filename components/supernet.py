@@ -34,7 +34,7 @@ class Supernet:
     ) -> None:
         self.model, self.selection, self.space = model, selection, space
         self.rank, self.alpha = rank, alpha
-        self._layers = list(family.decoder_layers(model))
+        self._layers = family.decoder_layers(model)
         self.full = Shape(len(self._layers), 100)
         self._check_space()
         model.requires_grad_(False)
@@ -43,7 +43,7 @@ class Supernet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for index, layer in enumerate(self._layers):
-                for parent, name in list(family.linears(layer)):
+                for parent, name in family.linears(layer):
                     elastic = ElasticLinear(getattr(parent, name), rank, alpha).to(model.device)
                     setattr(parent, name, elastic)
                     self.adapters[f"{index}.{name}"] = elastic
@@ -76,7 +76,8 @@ class Supernet:
 
     def layer(self, index: int) -> nn.Module:
         """Layer `index` of the base, active or not."""
-        return self._layers[index]
+        layer: nn.Module = self._layers[index]
+        return layer
 
     def trainable(self) -> dict[str, Tensor]:
         """The adapters' factors by name, `<layer>.<linear>.A` and `.B`."""
@@ -89,7 +90,9 @@ class Supernet:
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write adapters, selection and `facts` (anything JSON: the base's fingerprint, quality by shape)."""
         self.selection.save(folder)
-        save_file({name: tensor.detach().cpu() for name, tensor in self.trainable().items()}, folder / "adapters.safetensors")
+        save_file(
+            {name: tensor.detach().cpu() for name, tensor in self.trainable().items()}, folder / "adapters.safetensors"
+        )
         own = {
             "depths": self.space.depths,
             "widths_percent": self.space.widths_percent,

@@ -64,7 +64,7 @@ def score_widths(model: PreTrainedModel, batches: Iterable[Tensor], metric: Metr
     """Scores from one forward pass over `batches`, each token ids [B, T]."""
     if metric not in ("fluctuation", "mean_square"):
         raise ValueError(f"no width metric is called {metric!r}; there are fluctuation and mean_square")
-    layers = list(family.decoder_layers(model))
+    layers = family.decoder_layers(model)
     watched = [(layer.mlp.down_proj, layer.self_attn.o_proj) for layer in layers]
     moments = {module: _Moments(module.in_features) for pair in watched for module in pair}
     hooks = [
@@ -89,11 +89,10 @@ def score_widths(model: PreTrainedModel, batches: Iterable[Tensor], metric: Metr
 def permute_neurons(model: PreTrainedModel, neuron_order_LF: Tensor) -> None:
     """Reorder every layer's neurons in place: rows of gate and up, columns of down."""
     for layer, order_F in zip(family.decoder_layers(model), neuron_order_LF, strict=True):
-        mlp: nn.Module = layer.mlp
         for name in ("gate_proj", "up_proj"):
-            linear: nn.Linear = getattr(mlp, name)
+            linear: nn.Linear = getattr(layer.mlp, name)
             linear.weight.copy_(linear.weight[order_F])
             if linear.bias is not None:
                 linear.bias.copy_(linear.bias[order_F])
-        down: nn.Linear = mlp.down_proj
+        down: nn.Linear = layer.mlp.down_proj
         down.weight.copy_(down.weight[:, order_F])

@@ -1,8 +1,8 @@
 """Work on packages in a process of its own: memory goes back to the system, and an exporter's crash stays its own.
 
-    python -m edge_targets package x86_avx512 --checkpoint DIR --shape d24w75 --quantization int8 --context 2048 --out DIR
-    python -m edge_targets measure x86_avx512 --package DIR --evaluation DIR --out FILE
-    python -m edge_targets reference --checkpoint DIR --evaluation DIR --out FILE
+python -m edge_targets package x86_avx512 --checkpoint DIR --shape d24w75 --quantization int8 --context 2048 --out DIR
+python -m edge_targets measure x86_avx512 --package DIR --evaluation DIR --out FILE
+python -m edge_targets reference --checkpoint DIR --evaluation DIR --out FILE
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("amoeba").setLevel(logging.INFO)
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         given.run(given)
     except ModuleNotFoundError as error:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,8 @@ MODEL_FILE = "model.pte"
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 GROUP_SIZE = 32
 QUANTIZATIONS = (
-    Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0),
-    Quantization("8da4w", linear_bits=5.0, embedding_bits=9.0),
+    Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022),
+    Quantization("8da4w", linear_bits=5.0, embedding_bits=9.0, perplexity_ratio=1.3),
 )
 _log = logging.getLogger("amoeba.package")
 
@@ -44,6 +45,7 @@ def package(request: PackageRequest, out: Path, *, target: str) -> Package:
 
     from edge_targets._executorch_program import lower, quantize
 
+    _quiet()
     with _said("loading"):
         decoder = _decoder(request.checkpoint, config, request.context_length)
     with _said("quantizing"), torch.no_grad():
@@ -85,7 +87,7 @@ def _decoder(checkpoint: Path, config: dict[str, Any], context_length: int) -> t
 
     model = load_checkpoint(checkpoint)
     # A padding index keeps the embedding from being quantized.
-    model.get_input_embeddings().padding_idx = None
+    model.get_input_embeddings().padding_idx = None  # type: ignore[assignment]
     return Decoder(model, context_length)
 
 
@@ -105,6 +107,13 @@ def _metadata(request: PackageRequest, config: dict[str, Any]) -> dict[str, Any]
         "use_sdpa_with_kv_cache": True,
         "enable_dynamic_shape": True,
     }
+
+
+def _quiet() -> None:
+    """Exporters warn about their own internals at every layer; what fails raises, and is not silenced."""
+    warnings.filterwarnings("ignore")
+    for name in ("torchao", "torch", "executorch", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,9 @@ class ExecutorchRunner:
             from executorch.runtime import Runtime, Verification
 
             try:
-                program = Runtime.get().load_program(folder / facts["model_files"][0], verification=Verification.Minimal)
+                program = Runtime.get().load_program(
+                    folder / facts["model_files"][0], verification=Verification.Minimal
+                )
                 self._method = program.load_method("forward")
                 limit = program.load_method("get_max_prefill_len").execute(())
             except Exception as error:  # the runtime raises RuntimeError and plain Exception

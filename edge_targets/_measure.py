@@ -67,7 +67,9 @@ def measure(
     return figures
 
 
-def quality(logits: Logits, windows: Sequence[Sequence[int]], questions: Sequence[Any], progress: Progress) -> dict[str, Any]:
+def quality(
+    logits: Logits, windows: Sequence[Sequence[int]], questions: Sequence[Any], progress: Progress
+) -> dict[str, Any]:
     """Perplexity and accuracy of anything that answers logits, item by item."""
     read = perplexity(logits, windows, lambda done, total: progress("perplexity", done, total))
     answered = multiple_choice(logits, questions, lambda done, total: progress("questions", done, total))
@@ -82,6 +84,8 @@ def host() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        named = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = named[0] if named else model
     return {"processor": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}

@@ -69,7 +69,7 @@ def read(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise PackageError(f"{folder} is not a package: it has no {PACKAGE_FILE}; `amoeba pull` fetches one")
     try:
-        facts = json.loads(path.read_text())
+        facts: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise PackageError(f"{path} is not JSON ({error}); pull the package again") from error
     for name, kind in _FIELDS.items():
@@ -85,7 +85,7 @@ def kv_cache_bytes(config: Mapping[str, Any], context_length: int, bytes_per_val
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     key_value_heads = config.get("num_key_value_heads") or heads
-    return 2 * config["num_hidden_layers"] * context_length * key_value_heads * head_dim * bytes_per_value
+    return int(2 * config["num_hidden_layers"] * context_length * key_value_heads * head_dim * bytes_per_value)
 
 
 def _eos_token_ids(folder: Path, config: Mapping[str, Any]) -> list[int]:
@@ -93,5 +93,7 @@ def _eos_token_ids(folder: Path, config: Mapping[str, Any]) -> list[int]:
     generation = json.loads((folder / "generation_config.json").read_text())
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     if eos is None:
-        raise PackageError("neither generation_config.json nor config.json names an eos_token_id: chat would never stop")
+        raise PackageError(
+            "neither generation_config.json nor config.json names an eos_token_id: chat would never stop"
+        )
     return [eos] if isinstance(eos, int) else list(eos)

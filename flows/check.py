@@ -71,7 +71,9 @@ def check_package(base: Declared, registered_model: str, baseline: str) -> Check
         comparisons = tuple(one for one in comparisons if one.figure in ("perplexity", "accuracy"))
         if all(one.holds for one in comparisons):
             was = manifest.facts["measurement"]["host"]["processor"]
-            reason = f"quality holds; time cannot be compared, since the baseline was measured on another machine ({was})"
+            reason = (
+                f"quality holds; time cannot be compared, since the baseline was measured on another machine ({was})"
+            )
             return Checked(registered_model, "could not measure", comparisons, reason)
     verdict: Verdict = "holds" if all(one.holds for one in comparisons) else "regressed"
     return Checked(registered_model, verdict, comparisons)

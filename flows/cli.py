@@ -67,7 +67,9 @@ def pull(
 
     manifest = store().pull(naming.package_model(model, target), to, version, _bytes_done)
     if as_json:
-        _print_json({"folder": str(to), "manifest": manifest.digest, "files": len(manifest.files), "bytes": manifest.size})
+        _print_json(
+            {"folder": str(to), "manifest": manifest.digest, "files": len(manifest.files), "bytes": manifest.size}
+        )
     else:
         typer.echo(f"{to}: {len(manifest.files)} files, {manifest.size / 1e6:.1f} MB, all verified")
 
@@ -84,7 +86,9 @@ def verify(folder: Annotated[Path, typer.Argument(help="A pulled artifact.")], a
     manifest = read_manifest(folder)
     manifest.verify(folder)
     if as_json:
-        _print_json({"folder": str(folder), "manifest": manifest.digest, "files": len(manifest.files), "verified": True})
+        _print_json(
+            {"folder": str(folder), "manifest": manifest.digest, "files": len(manifest.files), "verified": True}
+        )
     else:
         typer.echo(f"{folder}: {len(manifest.files)} files are what the manifest says ({manifest.digest[:12]})")
 
@@ -194,7 +198,8 @@ def targets(as_json: Json = False) -> None:
 
 @app.command()
 def frontier(
-    model: Annotated[str | None, typer.Argument(help="A base's name; all when not given.")] = None, as_json: Json = False
+    model: Annotated[str | None, typer.Argument(help="A base's name; all when not given.")] = None,
+    as_json: Json = False,
 ) -> None:
     """List what is released: versions, aliases and measured points.
 

@@ -37,7 +37,9 @@ def examine() -> tuple[Finding, ...]:
 
 def _python() -> Finding:
     right = sys.version_info[:2] == (3, 11)
-    return Finding("Python", right, platform.python_version(), "" if right else "install Python 3.11 and run make again")
+    return Finding(
+        "Python", right, platform.python_version(), "" if right else "install Python 3.11 and run make again"
+    )
 
 
 def _packages() -> Iterator[Finding]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import edge_targets
 from prefect import flow, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
+import edge_targets
 from components.base import Base, resolve
 from components.frontier import Point
 from flows import data, packaging, tracking
@@ -51,7 +51,7 @@ class Outcome:
     failed: dict[str, str]
 
 
-@flow(name="onboard", task_runner=ThreadPoolTaskRunner(max_workers=2))
+@flow(name="onboard", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) -> Outcome:
     """Onboard a base for `targets`, or for every target there is. A failed target does not lose the others."""
     check_profile(profile)

@@ -32,7 +32,7 @@ from flows.data import revision
 from flows.settings import settings
 
 if TYPE_CHECKING:
-    from edge_targets._target import Budget, Target
+    from edge_targets._target import Budget
 
 _BUILDERS = ("torch", "transformers", "onnx", "onnxruntime", "executorch", "torchao")
 
@@ -111,9 +111,11 @@ def package_for(base: Declared, choice: Choice) -> Path:
 
     def build_into(folder: Path) -> None:
         _run(
-            ["package", choice.target, "--checkpoint", str(checkpoint), "--shape", str(choice.shape)]
-            + ["--quantization", choice.quantization, "--context", str(parameters()["package"]["context_length"])]
-            + ["--out", str(folder)],
+            [
+                *("package", choice.target, "--out", str(folder), "--checkpoint", str(checkpoint)),
+                *("--shape", str(choice.shape), "--quantization", choice.quantization),
+                *("--context", str(parameters()["package"]["context_length"])),
+            ],
             f"packaging {choice.shape} {choice.quantization} for {choice.target}",
         )
 
@@ -164,8 +166,10 @@ def measurement(
         options = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         with FileLock(settings().cache / "measuring.lock"):
             _run(
-                ["measure", target, "--package", str(package), "--evaluation", str(base.artifacts / "data")]
-                + ["--out", str(out), *options, *arguments],
+                [
+                    *("measure", target, "--package", str(package), "--evaluation", str(base.artifacts / "data")),
+                    *("--out", str(out), *options, *arguments),
+                ],
                 f"measuring {target}",
             )
     figures: dict[str, Any] = json.loads(out.read_text())
@@ -178,7 +182,15 @@ def reference(base: Declared, base_folder: Path) -> dict[str, Any]:
     out = settings().cache / "measurements" / f"{key}.json"
     if not out.is_file():
         _run(
-            ["reference", "--checkpoint", str(base_folder), "--evaluation", str(base.artifacts / "data"), "--out", str(out)],
+            [
+                "reference",
+                "--checkpoint",
+                str(base_folder),
+                "--evaluation",
+                str(base.artifacts / "data"),
+                "--out",
+                str(out),
+            ],
             "measuring the full model",
         )
     figures: dict[str, Any] = json.loads(out.read_text())

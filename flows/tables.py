@@ -22,7 +22,18 @@ def onboarded(outcome: Outcome) -> None:
     table = _table(
         f"{outcome.base}: supernet version {outcome.supernet_version}; the full float model has perplexity "
         f"{outcome.full_perplexity:.2f} and accuracy {outcome.full_accuracy:.1%}",
-        ["target", "shape", "quantization", "MB", "perplexity", "accuracy", "TTFT ms", "ms/token", "measured on", "pull"],
+        [
+            "target",
+            "shape",
+            "quantization",
+            "MB",
+            "perplexity",
+            "accuracy",
+            "TTFT ms",
+            "ms/token",
+            "measured on",
+            "pull",
+        ],
     )
     for one in outcome.released:
         point = one.point
@@ -47,7 +58,9 @@ def onboarded(outcome: Outcome) -> None:
 
 
 def _considered(target: str, verdicts: Sequence[Any]) -> None:
-    table = _table(f"{target}: what was considered (predicted)", ["shape", "quantization", "perplexity", "ms/token", "MB", "why"])
+    table = _table(
+        f"{target}: what was considered (predicted)", ["shape", "quantization", "perplexity", "ms/token", "MB", "why"]
+    )
     for verdict in verdicts:
         candidate = verdict.candidate
         cost = candidate.cost
@@ -85,12 +98,16 @@ def target_list(targets: Sequence[Target]) -> None:
         limits += [f"{budget.max_memory_mb:g} MB"] if budget.max_memory_mb else []
         names = ", ".join(quantization.name for quantization in target.quantizations)
         memory = str(target.device.memory_mb)
-        table.add_row(target.name, target.title, target.runtime, names, memory, ", ".join(limits) or "the device's memory")
+        table.add_row(
+            target.name, target.title, target.runtime, names, memory, ", ".join(limits) or "the device's memory"
+        )
     _show(table)
 
 
 def releases(rows: Sequence[dict[str, Any]]) -> None:
-    table = _table("released", ["model", "version", "aliases", "shape", "quantization", "perplexity", "ms/token", "MB", "data"])
+    table = _table(
+        "released", ["model", "version", "aliases", "shape", "quantization", "perplexity", "ms/token", "MB", "data"]
+    )
     for row in rows:
         version, point = row["version"], row["point"]
         figures = ["", "", "", "", ""]
