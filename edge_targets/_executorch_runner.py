@@ -18,7 +18,10 @@ from edge_targets._target import PackageError
 
 
 class ExecutorchRunner:
-    """One loaded program; its KV cache is inside it, so one text is read at a time."""
+    """One loaded program; its KV cache is inside it, so one text is read at a time.
+
+    All runners of a process share one thread pool: load them with the same number of threads.
+    """
 
     def __init__(self, folder: Path, threads: int) -> None:
         facts = _package.read(folder)
@@ -27,9 +30,15 @@ class ExecutorchRunner:
         with _silent_start():
             import executorch.kernels.quantized  # noqa: F401  quantized embeddings
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  attention over the cache
-            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+            from executorch.extension.pybindings.portable_lib import (
+                _threadpool_get_thread_count,
+                _unsafe_reset_threadpool,
+            )
             from executorch.runtime import Runtime, Verification
 
+            # The pool belongs to the process, and a loaded program keeps a pointer to it: it is made before loading.
+            if _threadpool_get_thread_count() != threads:
+                _unsafe_reset_threadpool(threads)
             try:
                 program = Runtime.get().load_program(
                     folder / facts["model_files"][0], verification=Verification.Minimal
@@ -39,8 +48,6 @@ class ExecutorchRunner:
             except Exception as error:  # the runtime raises RuntimeError and plain Exception
                 raise PackageError(f"ExecuTorch cannot load {folder}: {error}; pull the package again") from error
         self._most_positions = int(limit[0])
-        # The pool is ExecuTorch's own and of the whole process: the last runner loaded decides.
-        _unsafe_reset_threadpool(threads)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, [S, V]; raises ValueError when there are more than the context."""
