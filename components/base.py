@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from components import family
 from components.pinned import PinnedPackage, UnavailableError
+from components.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +124,8 @@ def _embedded(source: str, cache: Path) -> Base:
 def _convert_gguf(embedded: _Embedded, cache: Path, out: Path) -> None:
     """Dequantize a GGUF file into an ordinary float32 folder, so that every later load is a plain one."""
     import torch
+
+    quiet_libraries()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     out.mkdir()

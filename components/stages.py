@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import shutil
 import sys
 import time
@@ -24,6 +23,7 @@ import yaml
 
 from components.base import Base, BaseError, resolve
 from components.pinned import UnavailableError
+from components.quiet import quiet_libraries
 from components.shape import Shape, ShapeSpace
 
 if TYPE_CHECKING:
@@ -276,16 +276,6 @@ def progress_of(stage: str) -> Callable[[str, int, int], None]:
     return advance
 
 
-def _quiet_libraries() -> None:
-    """Keep other libraries' bars and start-up notices out of the progress lines; their errors still come through."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-
-
 def main(arguments: list[str] | None = None) -> int:
     stages = {"data": data, "selection": selection, "supernet": supernet}
     parser = argparse.ArgumentParser(prog="python -m components.stages", description=__doc__)
@@ -293,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("base", help="a name in bases.yaml")
     parser.add_argument("--profile", required=True, help="a profile of params.yaml")
     given = parser.parse_args(arguments)
-    _quiet_libraries()
+    quiet_libraries()
     try:
         stage = Stage.of(given.base, given.profile)
         out: Path = getattr(stage, given.stage)

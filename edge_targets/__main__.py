@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import edge_targets
+from components.quiet import quiet_libraries
 from components.shape import Shape
 from components.stages import progress_of, say
 from edge_targets._target import PackageError, PackageRequest
@@ -50,6 +51,7 @@ def reference(given: argparse.Namespace) -> None:
     from components.reference import load_checkpoint, logits_of
     from edge_targets._measure import quality
 
+    quiet_libraries()
     windows_WT, questions = load_evaluation(given.evaluation)
     logits = logits_of(load_checkpoint(given.checkpoint))
     _write(given.out, quality(logits, windows_WT.tolist(), questions, progress_of("full model: measuring")))
@@ -96,8 +98,6 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("amoeba").setLevel(logging.INFO)
-    logging.getLogger("torchao").setLevel(logging.ERROR)
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         given.run(given)
     except ModuleNotFoundError as error:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.quiet import quiet_libraries
 from edge_targets import _package
 from edge_targets._target import Package, PackageError, PackageRequest, Quantization
 
@@ -111,9 +112,8 @@ def _metadata(request: PackageRequest, config: dict[str, Any]) -> dict[str, Any]
 
 def _quiet() -> None:
     """Exporters warn about their own internals at every layer; what fails raises, and is not silenced."""
+    quiet_libraries()
     warnings.filterwarnings("ignore")
-    for name in ("torchao", "torch", "executorch", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

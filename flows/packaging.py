@@ -24,6 +24,7 @@ from filelock import FileLock
 import edge_targets
 from components.frontier import Point
 from components.latency import Weights, predict
+from components.quiet import quiet_libraries
 from components.search import Candidate, NothingFitsError, Verdict, choose
 from components.shape import Shape
 from components.stages import say
@@ -94,6 +95,7 @@ def checkpoint_for(base: Declared, shape: Shape) -> Path:
     def extract_into(folder: Path) -> None:
         import torch
 
+        quiet_libraries()
         from components.base import resolve
         from components.subnet import extract
         from components.supernet import Supernet
