@@ -12,8 +12,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import yaml
 
 from components.base import Base, BaseError, resolve
 from components.pinned import UnavailableError
+from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
 from components.shape import Shape, ShapeSpace
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 CACHE = Path(".amoeba/cache")
 OWN_CORPUS = Path("corpus")
 CURVE_FILE = "curve.json"
-_SAY_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -240,40 +238,6 @@ def _key(stage: Stage, name: str, *inputs: Path) -> str:
             with path.open("rb") as file:
                 total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()[:32]
-
-
-def say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
-def progress(what: str) -> Callable[[int, int], None]:
-    """A line on standard error every few seconds: what is done and how long the rest will take."""
-    started = last = time.monotonic()
-    first: tuple[int, float] | None = None
-
-    def advance(done: int, total: int) -> None:
-        nonlocal last, first
-        now = time.monotonic()
-        first = first or (done, now)
-        if done >= total:
-            say(f"{what}: {done}/{total}, {now - started:.0f} s")
-        elif now - last >= _SAY_EVERY_S:
-            last = now
-            steps, seconds = done - first[0], now - first[1]
-            say(f"{what}: {done}/{total}" + (f", about {seconds / steps * (total - done):.0f} s left" if steps else ""))
-
-    return advance
-
-
-def progress_of(stage: str) -> Callable[[str, int, int], None]:
-    """The same for a stage of several parts, each named as it starts."""
-    parts: dict[str, Callable[[int, int], None]] = {}
-
-    def advance(what: str, done: int, total: int) -> None:
-        parts.setdefault(what, progress(f"{stage}: {what}"))(done, total)
-
-    return advance
 
 
 def main(arguments: list[str] | None = None) -> int:

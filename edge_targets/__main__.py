@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import edge_targets
+from components.progress import progress_of, say
 from components.quiet import quiet_libraries
 from components.shape import Shape
-from components.stages import progress_of, say
 from edge_targets._target import PackageError, PackageRequest
 
 

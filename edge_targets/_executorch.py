@@ -3,8 +3,6 @@
 The program's attention calls ExecuTorch's own operators, which write keys and values into caches that belong to the
 program; its linear layers go to XNNPACK, weights in 4 or 8 bits and activations in 8, quantized as they come. The program
 answers to the names that ExecuTorch's text runner asks for, so a phone app runs it with no code of ours.
-
-Legend: S positions of a call, C positions of the cache, H hidden size, N query heads, K key-value heads, D head size.
 """
 
 from __future__ import annotations
@@ -23,11 +21,12 @@ from edge_targets import _package
 from edge_targets._target import Package, PackageError, PackageRequest, Quantization
 
 if TYPE_CHECKING:
-    import torch
+    from edge_targets._executorch_program import Decoder
 
 MODEL_FILE = "model.pte"
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 GROUP_SIZE = 32
+_ROPE_TYPES = ("default", "linear", "llama3")
 QUANTIZATIONS = (
     Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022),
     Quantization("8da4w", linear_bits=5.0, embedding_bits=9.0, perplexity_ratio=1.3),
@@ -44,17 +43,19 @@ def package(request: PackageRequest, out: Path, *, target: str) -> Package:
     config = _checked_config(request)
     import torch
 
-    from edge_targets._executorch_program import lower, quantize
+    with _quiet(), torch.no_grad():
+        from edge_targets._executorch_program import export, lower, quantize
 
-    _quiet()
-    with _said("loading"):
-        decoder = _decoder(request.checkpoint, config, request.context_length)
-    with _said("quantizing"), torch.no_grad():
-        quantize(decoder, request.quantization, GROUP_SIZE)
-    with _said("exporting and lowering"), torch.no_grad():
-        program = lower(decoder, _metadata(request, config))
-    with _said("writing"), (out / MODEL_FILE).open("wb") as file:
-        program.write_to_file(file)
+        with _said("loading"):
+            decoder = _decoder(request.checkpoint, request.context_length)
+        with _said("quantizing"):
+            quantize(decoder, request.quantization, GROUP_SIZE)
+        with _said("exporting"):
+            exported, most_positions = export(decoder)
+        with _said("lowering"):
+            program = lower(exported, _metadata(request, config, most_positions))
+        with _said("writing"), (out / MODEL_FILE).open("wb") as file:
+            program.write_to_file(file)
     return _package.complete(request, out, target=target, runtime="executorch", model_files=[MODEL_FILE])
 
 
@@ -66,23 +67,43 @@ def _checked_config(request: PackageRequest) -> dict[str, Any]:
     if request.quantization not in {quantization.name for quantization in QUANTIZATIONS}:
         offered = ", ".join(quantization.name for quantization in QUANTIZATIONS)
         raise PackageError(f"no quantization is called {request.quantization!r}; offered are {offered}")
-    for name in ("hidden_size", "intermediate_size"):
-        if config[name] % GROUP_SIZE:
+    for name, width in _grouped_widths(config, request.quantization).items():
+        if width % GROUP_SIZE:
+            nearest = max(1, round(width / GROUP_SIZE)) * GROUP_SIZE
             raise PackageError(
-                f"{name} is {config[name]}, which groups of {GROUP_SIZE} weights do not divide; "
-                f"the nearest width is {round(config[name] / GROUP_SIZE) * GROUP_SIZE}"
+                f"{name} is {width}, which groups of {GROUP_SIZE} weights do not divide; the nearest width is {nearest}"
             )
-    if request.context_length > config["max_position_embeddings"]:
+    if not 1 < request.context_length <= config["max_position_embeddings"]:
         raise PackageError(
-            f"a context of {request.context_length} is longer than the model's {config['max_position_embeddings']}"
+            f"a context of {request.context_length} tokens was asked for; "
+            f"the model takes 2 to {config['max_position_embeddings']}"
         )
-    rope = (config.get("rope_parameters") or {}).get("rope_type", "default")
-    if rope != "default" or config.get("sliding_window"):
-        raise PackageError("scaled rotary positions and sliding windows are not expressed yet; use a base without them")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in _ROPE_TYPES:
+        raise PackageError(f"rope_type is {kind!r}; programs are made with {', '.join(_ROPE_TYPES)}")
+    window = config.get("sliding_window")
+    if window and config.get("use_sliding_window", True) and window < request.context_length:
+        raise PackageError(
+            f"sliding_window is {window} and sliding windows are not expressed; ask for a context of at most {window}"
+        )
     return config
 
 
-def _decoder(checkpoint: Path, config: dict[str, Any], context_length: int) -> torch.nn.Module:
+def _grouped_widths(config: dict[str, Any], quantization: str) -> dict[str, int]:
+    """Widths of the rows that are stored in groups: the embedding's, and with 4 bits those of every linear layer."""
+    if quantization == "8da8w":
+        return {"hidden_size": config["hidden_size"]}
+    heads = config["num_attention_heads"]
+    attention = heads * (config.get("head_dim") or config["hidden_size"] // heads)
+    return {
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": config["intermediate_size"],
+        "num_attention_heads * head_dim": attention,
+    }
+
+
+def _decoder(checkpoint: Path, context_length: int) -> Decoder:
     from components.reference import load_checkpoint
     from edge_targets._executorch_program import Decoder
 
@@ -92,13 +113,16 @@ def _decoder(checkpoint: Path, config: dict[str, Any], context_length: int) -> t
     return Decoder(model, context_length)
 
 
-def _metadata(request: PackageRequest, config: dict[str, Any]) -> dict[str, Any]:
-    """Constant methods, under the names that ExecuTorch's text runner reads."""
+def _metadata(request: PackageRequest, config: dict[str, Any], most_positions: int) -> dict[str, Any]:
+    """Constant methods, under the names that ExecuTorch's text runner reads.
+
+    It reads a prompt in pieces of `get_max_seq_len`, and stops writing at `get_max_context_len`.
+    """
     generation = json.loads((request.checkpoint / "generation_config.json").read_text())
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     bos = generation.get("bos_token_id")
     return {
-        "get_max_seq_len": request.context_length,
+        "get_max_seq_len": most_positions,
         "get_max_context_len": request.context_length,
         "get_vocab_size": config["vocab_size"],
         "get_n_layers": config["num_hidden_layers"],
@@ -110,10 +134,13 @@ def _metadata(request: PackageRequest, config: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _quiet() -> None:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """Exporters warn about their own internals at every layer; what fails raises, and is not silenced."""
     quiet_libraries()
-    warnings.filterwarnings("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

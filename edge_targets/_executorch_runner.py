@@ -1,5 +1,8 @@
 """Running a package with ExecuTorch's own runtime, as a phone does; here through its Python bindings.
 
+A program holds one cache. What is at and after the position of a call is written anew and what is before it is read, so
+a text starts over at position 0; a generation that another text interrupted reads its own again before it goes on.
+
 Legend: S positions, V vocabulary.
 """
 
@@ -18,14 +21,17 @@ from edge_targets._target import PackageError
 
 
 class ExecutorchRunner:
-    """One loaded program; its KV cache is inside it, so one text is read at a time.
+    """A loaded package; see `edge_targets._target.Runner`.
 
-    All runners of a process share one thread pool: load them with the same number of threads.
+    All runners of a process share ExecuTorch's one thread pool: load them with the same number of threads.
     """
 
     def __init__(self, folder: Path, threads: int) -> None:
+        if threads < 1:
+            raise ValueError(f"a model runs on at least 1 thread, got {threads}")
         facts = _package.read(folder)
         self._context_length: int = facts["context_length"]
+        self._vocabulary: int = facts["vocab_size"]
         self._ends = frozenset(facts["eos_token_ids"])
         with _silent_start():
             import executorch.kernels.quantized  # noqa: F401  quantized embeddings
@@ -41,53 +47,62 @@ class ExecutorchRunner:
                 _unsafe_reset_threadpool(threads)
             try:
                 program = Runtime.get().load_program(
-                    folder / facts["model_files"][0], verification=Verification.Minimal
+                    folder / facts["model_files"][0], verification=Verification.InternalConsistency
                 )
                 self._method = program.load_method("forward")
-                limit = program.load_method("get_max_prefill_len").execute(())
+                limit = program.load_method("get_max_seq_len").execute(())
             except Exception as error:  # the runtime raises RuntimeError and plain Exception
                 raise PackageError(f"ExecuTorch cannot load {folder}: {error}; pull the package again") from error
         self._most_positions = int(limit[0])
+        self._cached_text: object = None
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Next-token logits after every position, [S, V]; raises ValueError when there are more than the context."""
-        self._check(len(tokens), 0)
-        return np.concatenate(list(self._read(tokens, 0)))
+        """Next-token logits after every position, [S, V]; raises ValueError for tokens it cannot take."""
+        self._check(tokens, max_new_tokens=0)
+        self._cached_text = None
+        # The program's output memory is its own: the next call may write it again.
+        return np.concatenate([logits_SV.copy() for logits_SV in self._read(tokens, 0)])
 
     def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
         """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
-        self._check(len(tokens), max_new_tokens)
-        return self._continue(tokens, max_new_tokens)
+        self._check(tokens, max_new_tokens)
+        return self._continue(list(tokens), max_new_tokens)
 
-    def _continue(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-        unread, position = list(tokens), 0
+    def _continue(self, text: list[int], max_new_tokens: int) -> Iterator[int]:
+        read = 0
         for _ in range(max_new_tokens):
-            for logits_SV in self._read(unread, position):
+            if self._cached_text is not text:
+                self._cached_text, read = text, 0
+            for logits_SV in self._read(text[read:], read):
                 token = int(logits_SV[-1].argmax())
             if token in self._ends:
                 return
-            position += len(unread)
+            read = len(text)
+            text.append(token)
             yield token
-            unread = [token]
 
     def _read(self, tokens: Sequence[int], position: int) -> Iterator[NDArray[np.float32]]:
-        """Logits of a few positions at a time, written to the cache from `position` on."""
+        """Logits of as many positions at a time as a call takes, written to the cache from `position` on."""
         import torch
 
         for start in range(0, len(tokens), self._most_positions):
-            piece = torch.tensor([tokens[start : start + self._most_positions]])
-            logits_1SV = self._method.execute((piece, torch.tensor([position + start])))[0]
-            # The program reuses its output memory at the next call.
-            yield logits_1SV[0].detach().numpy().copy()
+            piece_1S = torch.tensor([tokens[start : start + self._most_positions]])
+            logits_1SV = self._method.execute((piece_1S, torch.tensor([position + start])))[0]
+            yield logits_1SV[0].detach().numpy()
 
-    def _check(self, tokens: int, max_new_tokens: int) -> None:
+    def _check(self, tokens: Sequence[int], max_new_tokens: int) -> None:
         if not tokens:
             raise ValueError("got no tokens; a model continues at least 1")
-        if tokens + max_new_tokens > self._context_length:
+        if max_new_tokens < 0:
+            raise ValueError(f"got {max_new_tokens} new tokens to generate; wanted 0 or more")
+        if len(tokens) + max_new_tokens > self._context_length:
             raise ValueError(
-                f"{tokens} tokens and {max_new_tokens} new ones are longer than the package's context of "
-                f"{self._context_length}; at most {max(0, self._context_length - tokens)} new ones fit"
+                f"{len(tokens)} tokens and {max_new_tokens} new ones are longer than the package's context of "
+                f"{self._context_length}; at most {max(0, self._context_length - len(tokens))} new ones fit"
             )
+        for token in tokens:
+            if not 0 <= token < self._vocabulary:
+                raise ValueError(f"token {token} is outside the vocabulary, 0 to {self._vocabulary - 1}")
 
 
 def load(folder: Path, threads: int) -> ExecutorchRunner:

@@ -13,9 +13,10 @@ from typing import Literal
 from prefect import flow, task
 
 from components.frontier import Comparison, Point, Tolerances, compare
-from flows import data, packaging, tracking
+from flows import data, measuring, tracking
 from flows.bases import Declared, declared, parameters
 from flows.settings import settings
+from flows.work import JobError
 from registry.errors import RegistryError
 from registry.store import PRODUCTION
 
@@ -61,11 +62,11 @@ def check_package(base: Declared, registered_model: str, baseline: str) -> Check
         if manifest.lineage["data_revision"] != data.revision("data", base):
             reason = "the baseline was measured on other data than this workspace has; onboard again"
             return Checked(registered_model, "could not measure", reason=reason)
-        figures = packaging.measurement(base, str(manifest.target), folder, manifest.content_digest, again=True)
-    except (RegistryError, packaging.JobError, data.StageError) as error:
+        figures = measuring.measurement(base, str(manifest.target), folder, manifest.content_digest, again=True)
+    except (RegistryError, JobError, data.StageError) as error:
         return Checked(registered_model, "could not measure", reason=str(error))
     then = Point.from_json(manifest.facts["point"])
-    now = packaging.point_of(then.shape, then.quantization, figures)
+    now = measuring.point_of(then.shape, then.quantization, figures)
     comparisons = compare(then, now, Tolerances(**parameters()["tolerances"]))
     if figures["host"] != manifest.facts["measurement"]["host"]:
         comparisons = tuple(one for one in comparisons if one.figure in ("perplexity", "accuracy"))

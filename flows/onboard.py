@@ -20,9 +20,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 import edge_targets
 from components.base import Base, resolve
 from components.frontier import Point
-from flows import data, packaging, tracking
+from flows import choosing, data, measuring, packaging, tracking
 from flows.bases import Declared, check_profile, declare, parameters
-from flows.packaging import Choice
+from flows.choosing import Choice
 from flows.settings import settings
 from registry import naming
 from registry.manifest import Manifest
@@ -121,7 +121,7 @@ def register_supernet(base: Declared) -> str:
 @task(task_run_name="build {target}")
 def build(base: Declared, base_folder: Path, target: str) -> Choice:
     """Choose, extract, quantize and package for one target."""
-    choice = packaging.choose_for(base, base_folder, target)
+    choice = choosing.choose_for(base, base_folder, target)
     packaging.package_for(base, choice)
     return choice
 
@@ -129,14 +129,14 @@ def build(base: Declared, base_folder: Path, target: str) -> Choice:
 @task
 def measure_full_model(base: Declared, base_folder: Path) -> dict[str, Any]:
     """Quality of the full float model, which every artifact is compared with."""
-    return packaging.reference(base, base_folder)
+    return measuring.reference(base, base_folder)
 
 
 @task(task_run_name="release {choice.target}")
 def release(base: Declared, choice: Choice) -> Released:
     """Verify and measure a package, one at a time so that nothing disturbs the clock, and publish it."""
-    figures = packaging.measure_package(base, choice)
-    point = packaging.point_of(str(choice.shape), choice.quantization, figures)
+    figures = measuring.measure_package(base, choice)
+    point = measuring.point_of(str(choice.shape), choice.quantization, figures)
     folder = packaging.package_for(base, choice)
     manifest = Manifest.of(
         folder,
@@ -184,4 +184,6 @@ def publish(
         run.metrics(metrics)
         if curve:
             run.curve(curve)
-        return registry.publish(folder, manifest, registered_model=registered_model, run_id=run.run_id).version
+        tags = {f"amoeba.{key}": str(params[key]) for key in ("shape", "quantization") if key in params}
+        version = registry.publish(folder, manifest, registered_model=registered_model, run_id=run.run_id, tags=tags)
+        return version.version

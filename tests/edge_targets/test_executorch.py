@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fixtures.tiny import VOCABULARY, make_model, write_base
+from fixtures.tiny import FAMILIES, VOCABULARY, make_model, write_base
+from numpy.typing import NDArray
 
 import edge_targets
 from components.shape import Shape
@@ -39,9 +42,61 @@ def runner(package: Path) -> ExecutorchRunner:
     return load(package, 1)
 
 
-def float_logits(tokens: list[int]) -> np.ndarray:
+def float_logits(tokens: list[int]) -> NDArray[np.float32]:
     with torch.no_grad():
-        return make_model(layers=2)(torch.tensor([tokens])).logits[0].numpy()
+        logits: NDArray[np.float32] = make_model(layers=2)(torch.tensor([tokens])).logits[0].numpy()
+    return logits
+
+
+def decoder_logits(decoder: torch.nn.Module, tokens: list[int], *pieces: int) -> torch.Tensor:
+    """The decoder before it is exported, reading `pieces` tokens at a time."""
+    logits, start = [], 0
+    with torch.no_grad():
+        for length in pieces or (len(tokens),):
+            logits.append(decoder(torch.tensor([tokens[start : start + length]]), torch.tensor([start]))[0])
+            start += length
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_decoder_that_is_exported_has_the_logits_of_the_hugging_face_model(family: str, tied: bool) -> None:
+    from edge_targets._executorch_program import Decoder
+
+    model = make_model(family, layers=2, tied=tied)
+    with torch.no_grad():
+        wanted = model(torch.tensor([TOKENS])).logits[0]
+    decoder = Decoder(model, CONTEXT)
+    torch.testing.assert_close(decoder_logits(decoder, TOKENS), wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(decoder_logits(decoder, TOKENS, 17, 1, 22), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 2.0},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ],
+    ids=["linear", "llama3"],
+)
+def test_scaled_rotary_positions_that_do_not_depend_on_the_length_are_the_models(rope: dict[str, Any]) -> None:
+    from transformers import LlamaForCausalLM
+
+    from edge_targets._executorch_program import Decoder
+
+    config = make_model(layers=2).config
+    config.rope_parameters = {"rope_theta": 10_000.0, **rope}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        wanted = model(torch.tensor([TOKENS])).logits[0]
+    torch.testing.assert_close(decoder_logits(Decoder(model, CONTEXT), TOKENS), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_the_program_says_nearly_what_the_float_model_says(runner: ExecutorchRunner) -> None:
@@ -65,6 +120,26 @@ def test_a_text_is_not_touched_by_the_one_read_before(runner: ExecutorchRunner) 
     assert np.array_equal(runner.logits(TOKENS[:10]), first)
 
 
+def test_a_program_of_four_bits_has_the_logits_of_torch_with_the_same_rounded_weights(tmp_path: Path) -> None:
+    from edge_targets._executorch_program import Decoder, quantize
+
+    checkpoint = write_base(tmp_path, make_model(layers=1))
+    (tmp_path / "package").mkdir()
+    request = PackageRequest(checkpoint, Shape(1, 100), "8da4w", CONTEXT)
+    given = load(_executorch.package(request, tmp_path / "package", target="android_arm64").folder, 1).logits(TOKENS)
+    decoder = Decoder(make_model(layers=1), CONTEXT)
+    decoder.embedding.padding_idx = None
+    quantize(decoder, "8da4w", 32)
+    wanted = decoder_logits(decoder, TOKENS).numpy()
+    assert np.abs(given - wanted).mean() < 0.02 * wanted.std()
+
+
+def test_two_generations_in_turns_do_not_disturb_each_other(runner: ExecutorchRunner) -> None:
+    alone = [list(runner.generate(prompt, 8)) for prompt in (TOKENS[:10], TOKENS[20:25])]
+    in_turns = zip(runner.generate(TOKENS[:10], 8), runner.generate(TOKENS[20:25], 8), strict=True)
+    assert [list(tokens) for tokens in zip(*in_turns, strict=True)] == alone
+
+
 def test_generation_is_the_likeliest_token_of_repeated_full_reads(runner: ExecutorchRunner) -> None:
     tokens = TOKENS[:10]
     slow: list[int] = []
@@ -86,23 +161,46 @@ def test_the_end_token_ends_and_is_not_yielded(runner: ExecutorchRunner) -> None
 def test_more_than_the_context_is_refused_with_what_fits(runner: ExecutorchRunner) -> None:
     with pytest.raises(ValueError, match="at most 56 new ones fit"):
         runner.generate(TOKENS, 57)
+
+
+def test_a_context_is_filled_to_its_last_position(runner: ExecutorchRunner) -> None:
+    tokens = (TOKENS * 3)[:CONTEXT]
+    assert runner.logits(tokens).shape == (CONTEXT, VOCABULARY)
+    np.testing.assert_allclose(runner.logits(tokens)[:40], runner.logits(TOKENS), rtol=1e-3, atol=1e-3)
+
+
+def test_tokens_that_no_model_could_take_are_refused(runner: ExecutorchRunner) -> None:
     with pytest.raises(ValueError, match="got no tokens"):
         runner.logits([])
+    with pytest.raises(ValueError, match=f"token {VOCABULARY} is outside the vocabulary, 0 to {VOCABULARY - 1}"):
+        runner.logits([3, VOCABULARY])
+    with pytest.raises(ValueError, match="got -1 new tokens"):
+        runner.generate(TOKENS, -1)
+
+
+def test_a_program_that_does_not_load_is_refused(package: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    (copy / "model.pte").write_bytes(b"not a program")
+    with pytest.raises(PackageError, match=r"ExecuTorch cannot load .*copy"):
+        load(copy, 1)
 
 
 def test_the_text_runners_names_are_answered(package: Path) -> None:
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(package / "model.pte")
-    answers = {
-        name: program.load_method(name).execute(())[0]
-        for name in ("get_max_seq_len", "get_vocab_size", "use_kv_cache", "enable_dynamic_shape", "get_eos_ids")
+    answers = {name: program.load_method(name).execute(())[0] for name in program.method_names - {"forward"}}
+    assert answers == {
+        "get_max_seq_len": CONTEXT - 1,  # what a call takes: the text runner reads longer prompts in pieces of it
+        "get_max_context_len": CONTEXT,
+        "get_vocab_size": VOCABULARY,
+        "get_n_layers": 2,
+        "get_eos_ids": 1,
+        "use_kv_cache": True,
+        "use_sdpa_with_kv_cache": True,
+        "enable_dynamic_shape": True,
     }
-    assert answers["get_max_seq_len"] == CONTEXT
-    assert answers["get_vocab_size"] == VOCABULARY
-    assert answers["use_kv_cache"] is True
-    assert answers["enable_dynamic_shape"] is True
-    assert "get_max_prefill_len" in program.method_names
 
 
 def test_the_package_is_complete(package: Path) -> None:
@@ -126,8 +224,10 @@ def changed(checkpoint: Path, folder: Path, **settings: object) -> Path:
     [
         ({"intermediate_size": 100}, "intermediate_size is 100, .* the nearest width is 96"),
         ({"architectures": ["GPT2LMHeadModel"]}, "the checkpoint is a GPT2LMHeadModel"),
-        ({"max_position_embeddings": 64}, "a context of 96 is longer than the model's 64"),
-        ({"sliding_window": 16}, "sliding windows are not expressed"),
+        ({"max_position_embeddings": 64}, "a context of 96 tokens was asked for; the model takes 2 to 64"),
+        ({"sliding_window": 16}, "sliding windows are not expressed; ask for a context of at most 16"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'; programs are made with default, linear, l"),
+        ({"num_attention_heads": 3}, "head_dim is 48, which groups of 32 weights do not divide"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused_before_anything_is_built(
@@ -150,7 +250,26 @@ def test_a_layer_left_in_float_is_named() -> None:
             quantize(decoder, "8da8w", 32)
 
 
+def test_a_product_left_outside_of_xnnpack_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import AddConfig
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    from edge_targets import _executorch_program as program
+
+    monkeypatch.setattr(program, "_Partitioner", lambda: XnnpackPartitioner(configs=[AddConfig]))
+    exported, _ = program.export(program.Decoder(make_model(layers=1), CONTEXT))
+    with pytest.raises(PackageError, match=r"8 matrix products were not lowered to XNNPACK, the first is .*aten"):
+        program.lower(exported, {})
+
+
+def test_a_quantization_nobody_offers_is_refused_with_those_that_are(checkpoint: Path, tmp_path: Path) -> None:
+    request = PackageRequest(checkpoint, Shape(2, 100), "int4", CONTEXT)
+    with pytest.raises(PackageError, match="'int4'; offered are 8da8w, 8da4w"):
+        _executorch.package(request, tmp_path, target="android_arm64")
+
+
 def test_listing_the_target_imports_neither_torch_nor_executorch() -> None:
-    code = "import sys, edge_targets; edge_targets.load('android_arm64'); print({'torch', 'executorch'} & set(sys.modules))"
+    heavy = "{'torch', 'executorch', 'torchao', 'transformers'}"
+    code = f"import sys, edge_targets; edge_targets.load('android_arm64'); print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

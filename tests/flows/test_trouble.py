@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from fixtures.tiny import make_model, write_base
-from fixtures.workspace import amoeba, make_workspace
+from fixtures.workspace import PROJECT, amoeba, dvc, make_workspace
+
+from flows.trouble import explained
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +122,54 @@ def test_a_hub_snapshot_is_onboarded_from_the_hubs_own_cache(workspace: Path, tm
     assert base.name == "tiny"
     assert base.revision == commit
     assert base.fingerprint == resolve(str(workspace.parent / "tiny-base"), tmp_path / "cache").fingerprint
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_ends_like_one_never_killed(tmp_path: Path) -> None:
+    (tmp_path / "tiny-base").mkdir()
+    write_base(tmp_path / "tiny-base", make_model())
+    workspace = make_workspace(tmp_path / "workspace")
+    command = ("onboard", "../tiny-base", "--profile", "tiny", "--target", "x86_avx512", "--json")
+    killed = start(workspace, *command)
+    wait_for(workspace / "artifacts" / "tiny-base" / "data" / "data.json", killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = amoeba(workspace, *command)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["failed"] == {}
+    assert not list(workspace.rglob("*.partial*"))
+    assert "up to date" in dvc(workspace, "status").stdout
+
+
+def start(workspace: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """The command in a process group of its own, so that everything it started dies with it."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AMOEBA_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=workspace,
+        env={**inherited, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+
+
+def test_a_full_disk_is_told_with_what_to_do() -> None:
+    said = explained(OSError(errno.ENOSPC, "No space left on device", "model.onnx"))
+    assert said is not None
+    assert "the disk is full (model.onnx); make room and run the same command again" in said
+
+
+def test_a_missing_extra_is_told_with_the_line_that_installs_it() -> None:
+    said = explained(ModuleNotFoundError("No module named 'executorch'", name="executorch.runtime"))
+    assert said is not None
+    assert ".[phone]" in said
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    assert explained(KeyError("a mistake")) is None

@@ -1,0 +1,64 @@
+"""Which shape and quantization a target gets: every candidate predicted, the best within the budget chosen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import edge_targets
+from components.latency import Weights, predict
+from components.search import Candidate, NothingFitsError, Verdict, choose
+from components.shape import Shape
+from flows.bases import Declared, parameters
+from flows.work import JobError
+
+if TYPE_CHECKING:
+    from edge_targets._target import Budget
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is built for a target, and why nothing else was."""
+
+    target: str
+    shape: Shape
+    quantization: str
+    verdicts: tuple[Verdict, ...]
+
+
+def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budget | None = None) -> Choice:
+    """The best shape and quantization within a budget (the target's own when None); raises JobError when none fits."""
+    target = edge_targets.load(target_name)
+    supernet = json.loads((base.artifacts / "supernet" / "supernet.json").read_text())
+    multiple = json.loads((base.artifacts / "selection" / "selection.json").read_text())["neuron_multiple"]
+    config = json.loads((base_folder / "config.json").read_text())
+    context = parameters()["package"]["context_length"]
+    candidates, refused = [], []
+    for text, perplexity in supernet["validation_perplexity"].items():
+        shape = Shape.parse(text)
+        if target.refuses(shape):
+            refused.append(f"{shape}: {target.refuses(shape)}")
+            continue
+        weights = Weights.of(config, shape.depth, shape.neurons(config["intermediate_size"], multiple))
+        for quantization in target.quantizations:
+            cost = predict(
+                weights,
+                quantization.linear_bits,
+                quantization.embedding_bits,
+                target.device.bandwidth_gb_s,
+                target.device.int8_gops,
+                context,
+            )
+            candidates.append(Candidate(shape, quantization.name, perplexity * quantization.perplexity_ratio, cost))
+    if not candidates:
+        raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
+    usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
+    full = max(usual, key=lambda c: (c.shape.depth, c.shape.width_percent)).cost
+    wanted = budget or target.budget
+    try:
+        chosen, verdicts = choose(candidates, *wanted.limits(full.tpot_ms, target.device.memory_mb))
+    except NothingFitsError as error:
+        raise JobError(f"{target.name}: {error}") from error
+    return Choice(target.name, chosen.shape, chosen.quantization, verdicts)

@@ -1,0 +1,94 @@
+"""What a package really does, taken once and kept; and whether that is good enough to be published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from components.frontier import Point
+from flows.bases import Declared, parameters
+from flows.choosing import Choice
+from flows.data import revision
+from flows.packaging import checkpoint_for, package_for, package_key
+from flows.settings import settings
+from flows.work import JobError, key_of, run_apart
+
+
+def measure_package(base: Declared, choice: Choice) -> dict[str, Any]:
+    """The package's figures, taken once a package, data revision and settings; raises JobError when it fails `verify`."""
+    figures = measurement(
+        base,
+        choice.target,
+        package_for(base, choice),
+        package_key(base, choice),
+        ["--checkpoint", str(checkpoint_for(base, choice.shape))],
+    )
+    limits, close = parameters()["verify"], figures["agreement"]
+    if close["top_1"] < limits["min_top_1"] or close["kl"] > limits["max_kl"]:
+        raise JobError(
+            f"{choice.target}: {choice.shape} {choice.quantization} agrees with its float subnet on {close['top_1']:.1%} of "
+            f"tokens at KL {close['kl']:.3f}; published are at least {limits['min_top_1']:.0%} and at most "
+            f"{limits['max_kl']}. Nothing was published"
+        )
+    return figures
+
+
+def measurement(
+    base: Declared, target: str, package: Path, key: str, arguments: Sequence[str] = (), *, again: bool = False
+) -> dict[str, Any]:
+    """Run `edge_targets measure` on a package; `again` measures even where a measurement is kept."""
+    numbers = parameters()["measure"]
+    name = key_of({"package": key, "data": revision("data", base), "numbers": numbers, "arguments": len(arguments)})
+    out = settings().cache / "measurements" / f"{name}{'-again' if again else ''}.json"
+    if again or not out.is_file():
+        options = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        with FileLock(settings().cache / "measuring.lock"):
+            run_apart(
+                [
+                    *("measure", target, "--package", str(package), "--evaluation", str(base.artifacts / "data")),
+                    *("--out", str(out), *options, *arguments),
+                ],
+                f"measuring {target}",
+            )
+    figures: dict[str, Any] = json.loads(out.read_text())
+    return figures
+
+
+def reference(base: Declared, base_folder: Path) -> dict[str, Any]:
+    """Quality of the full float model on the same text and questions."""
+    key = key_of({"base": base.fingerprint, "data": revision("data", base)})
+    out = settings().cache / "measurements" / f"{key}.json"
+    if not out.is_file():
+        run_apart(
+            [
+                "reference",
+                "--checkpoint",
+                str(base_folder),
+                "--evaluation",
+                str(base.artifacts / "data"),
+                "--out",
+                str(out),
+            ],
+            "measuring the full model",
+        )
+    figures: dict[str, Any] = json.loads(out.read_text())
+    return figures
+
+
+def point_of(shape: str, quantization: str, figures: dict[str, Any]) -> Point:
+    return Point(
+        shape=shape,
+        quantization=quantization,
+        perplexity=figures["perplexity"]["value"],
+        accuracy=figures["accuracy"]["value"],
+        accuracy_interval=tuple(figures["accuracy"]["interval"]),
+        ttft_ms=figures["latency"]["ttft_ms"],
+        tpot_ms=figures["latency"]["tpot_ms"],
+        memory_mb=figures["latency"]["peak_memory_mb"],
+        size_mb=figures["size_mb"],
+        measured_on=figures["measured_on"],
+    )
