@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_targets import _package
+from edge_targets._limits import Limits
 from edge_targets._target import PackageError
 
 
@@ -30,8 +31,7 @@ class ExecutorchRunner:
         if threads < 1:
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
         facts = _package.read(folder)
-        self._context_length: int = facts["context_length"]
-        self._vocabulary: int = facts["vocab_size"]
+        self._limits = Limits.of(facts)
         self._ends = frozenset(facts["eos_token_ids"])
         with _silent_start():
             import executorch.kernels.quantized  # noqa: F401  quantized embeddings
@@ -40,15 +40,13 @@ class ExecutorchRunner:
                 _threadpool_get_thread_count,
                 _unsafe_reset_threadpool,
             )
-            from executorch.runtime import Runtime, Verification
+            from executorch.runtime import Runtime
 
             # The pool belongs to the process, and a loaded program keeps a pointer to it: it is made before loading.
             if _threadpool_get_thread_count() != threads:
                 _unsafe_reset_threadpool(threads)
             try:
-                program = Runtime.get().load_program(
-                    folder / facts["model_files"][0], verification=Verification.InternalConsistency
-                )
+                program = Runtime.get().load_program(folder / facts["model_files"][0])
                 self._method = program.load_method("forward")
                 limit = program.load_method("get_max_seq_len").execute(())
             except Exception as error:  # the runtime raises RuntimeError and plain Exception
@@ -58,14 +56,14 @@ class ExecutorchRunner:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, [S, V]; raises ValueError for tokens it cannot take."""
-        self._check(tokens, max_new_tokens=0)
+        self._limits.check(tokens, max_new_tokens=0)
         self._cached_text = None
         # The program's output memory is its own: the next call may write it again.
         return np.concatenate([logits_SV.copy() for logits_SV in self._read(tokens, 0)])
 
     def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
         """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
-        self._check(tokens, max_new_tokens)
+        self._limits.check(tokens, max_new_tokens)
         return self._continue(list(tokens), max_new_tokens)
 
     def _continue(self, text: list[int], max_new_tokens: int) -> Iterator[int]:
@@ -89,20 +87,6 @@ class ExecutorchRunner:
             piece_1S = torch.tensor([tokens[start : start + self._most_positions]])
             logits_1SV = self._method.execute((piece_1S, torch.tensor([position + start])))[0]
             yield logits_1SV[0].detach().numpy()
-
-    def _check(self, tokens: Sequence[int], max_new_tokens: int) -> None:
-        if not tokens:
-            raise ValueError("got no tokens; a model continues at least 1")
-        if max_new_tokens < 0:
-            raise ValueError(f"got {max_new_tokens} new tokens to generate; wanted 0 or more")
-        if len(tokens) + max_new_tokens > self._context_length:
-            raise ValueError(
-                f"{len(tokens)} tokens and {max_new_tokens} new ones are longer than the package's context of "
-                f"{self._context_length}; at most {max(0, self._context_length - len(tokens))} new ones fit"
-            )
-        for token in tokens:
-            if not 0 <= token < self._vocabulary:
-                raise ValueError(f"token {token} is outside the vocabulary, 0 to {self._vocabulary - 1}")
 
 
 def load(folder: Path, threads: int) -> ExecutorchRunner:

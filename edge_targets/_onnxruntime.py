@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_targets import _package
+from edge_targets._limits import Limits
 from edge_targets._target import PackageError
 
 _PREFILL_TOKENS = 512
@@ -35,8 +36,7 @@ class OnnxRunner:
         if threads < 1:
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
         facts = _package.read(folder)
-        self._context_length: int = facts["context_length"]
-        self._vocabulary: int = facts["vocab_size"]
+        self._limits = Limits.of(facts)
         self._end_tokens = frozenset(facts["eos_token_ids"])
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
@@ -51,13 +51,13 @@ class OnnxRunner:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, [tokens, vocabulary]; raises ValueError for tokens it cannot take."""
-        self._check(tokens, max_new_tokens=0)
+        self._limits.check(tokens, max_new_tokens=0)
         passage = _Passage(self._session)
         return np.concatenate([passage.run(chunk, logits_from=0) for chunk in _chunks(tokens)])
 
     def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
         """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
-        self._check(tokens, max_new_tokens)
+        self._limits.check(tokens, max_new_tokens)
         return self._continue(tokens, max_new_tokens)
 
     def _continue(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
@@ -71,20 +71,6 @@ class OnnxRunner:
                 return
             yield token
             wanted = [[token]]
-
-    def _check(self, tokens: Sequence[int], max_new_tokens: int) -> None:
-        if not tokens:
-            raise ValueError("got no tokens; a model continues at least 1")
-        if max_new_tokens < 0:
-            raise ValueError(f"got {max_new_tokens} new tokens to generate; wanted 0 or more")
-        if len(tokens) + max_new_tokens > self._context_length:
-            raise ValueError(
-                f"{len(tokens)} tokens and {max_new_tokens} new ones are longer than the package's context of "
-                f"{self._context_length}; at most {max(0, self._context_length - len(tokens))} new ones fit"
-            )
-        for token in tokens:
-            if not 0 <= token < self._vocabulary:
-                raise ValueError(f"token {token} is outside the vocabulary, 0 to {self._vocabulary - 1}")
 
 
 class _Passage:

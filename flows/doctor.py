@@ -94,4 +94,4 @@ def _remote(root: Path) -> Finding:
     lines = [line for line in outcome.stdout.splitlines() if line.strip()]
     if outcome.returncode != 0 or not lines:
         return Finding("DVC remote", False, "none", "git init, dvc init, and dvc remote add -d NAME URL")
-    return Finding("DVC remote", True, settings().dvc_remote or lines[0].split("\t")[0])
+    return Finding("DVC remote", True, settings().dvc_remote or lines[0].split()[0])

@@ -178,10 +178,12 @@ def test_tokens_that_no_model_could_take_are_refused(runner: ExecutorchRunner) -
         runner.generate(TOKENS, -1)
 
 
-def test_a_program_that_does_not_load_is_refused(package: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.9])
+def test_a_program_that_is_no_program_or_cut_short_is_refused(kept: float, package: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(package, copy)
-    (copy / "model.pte").write_bytes(b"not a program")
+    whole = (package / "model.pte").read_bytes()
+    (copy / "model.pte").write_bytes(whole[: int(len(whole) * kept)] or b"not a program")
     with pytest.raises(PackageError, match=r"ExecuTorch cannot load .*copy"):
         load(copy, 1)
 

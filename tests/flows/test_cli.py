@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures.workspace import amoeba, make_workspace
+
+import edge_targets
+
+VERBS = ("onboard", "pull", "verify", "run", "chat", "check", "targets", "frontier", "doctor")
+HEAVY = {"torch", "transformers", "mlflow", "prefect", "dvc", "onnxruntime", "executorch", "numpy", "rich", "pydantic"}
+OURS = {"flows", "components", "registry", "edge_targets"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(verb: str, tmp_path: Path) -> None:
+    done = amoeba(tmp_path, verb, "--help")
+    assert done.returncode == 0
+    assert f"amoeba {verb}" in done.stdout.split("Options")[0].split("Usage")[1]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['amoeba', '--help']\n"
+        "from flows.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted(set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "onboard" in done.stdout
+    loaded = set(done.stderr.strip("[]\n").replace("'", "").split(", "))
+    assert not loaded & HEAVY
+
+
+def test_every_file_of_edge_targets_is_a_target_of_its_own_name(tmp_path: Path) -> None:
+    done = amoeba(tmp_path, "targets", "--json")
+    listed = json.loads(done.stdout)
+    assert tuple(target["name"] for target in listed) == edge_targets.names()
+    assert {"x86_avx512", "x86_avx2", "android_arm64"} <= set(edge_targets.names())
+    for target in listed:
+        assert target["quantizations"]
+        assert target["device"]["memory_mb"] > 0
+
+
+def test_a_target_file_that_calls_itself_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = edge_targets.load("x86_avx512")
+    monkeypatch.setattr("edge_targets.importlib.import_module", lambda name: type("Module", (), {"TARGET": right}))
+    with pytest.raises(ValueError, match="calls its target 'x86_avx512'; it must be called as its file"):
+        edge_targets.load("x86_avx2")
+
+
+def test_the_doctor_finds_everything_in_a_workspace_and_what_is_missing_outside(tmp_path: Path) -> None:
+    inside = amoeba(make_workspace(tmp_path / "workspace"), "doctor", "--json")
+    found = {finding["what"]: finding for finding in json.loads(inside.stdout)}
+    assert inside.returncode == 0, inside.stdout
+    assert found["DVC remote"]["found"] == "local"
+    assert found["registry"]["fine"]
+    outside = amoeba(tmp_path, "doctor", "--json")
+    assert outside.returncode == 1
+    missing = [finding for finding in json.loads(outside.stdout) if not finding["fine"]]
+    assert [finding["what"] for finding in missing] == ["workspace"]
+    assert "AMOEBA_WORKSPACE" in missing[0]["remedy"]
+
+
+def test_no_other_installed_distribution_ships_a_folder_of_our_names() -> None:
+    owners = {name: set(importlib.metadata.packages_distributions().get(name, [])) - {"amoeba-edge"} for name in OURS}
+    assert not any(owners.values()), owners
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_every_package_says_that_it_is_typed(package: str) -> None:
+    assert (Path(__file__).parents[2] / package / "py.typed").is_file()
