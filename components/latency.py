@@ -60,9 +60,9 @@ def predict(
     kv_mb = weights.kv_bytes_a_token * context / 1e6
     read_mb = layers_mb + table_mb + weights.kv_bytes_a_token * PROMPT_TOKENS / 1e6
     tpot_ms = read_mb / bandwidth_gb_s
-    operations_g = 2 * (weights.layers * PROMPT_TOKENS + weights.embedding) / 1e9
+    multiply_adds_g = (weights.layers * PROMPT_TOKENS + weights.embedding) / 1e9
     return Cost(
-        ttft_ms=max(operations_g / int8_gops * 1000, tpot_ms),
+        ttft_ms=max(multiply_adds_g / int8_gops * 1000, tpot_ms),
         tpot_ms=tpot_ms,
         size_mb=size_mb,
         memory_mb=size_mb + kv_mb,
