@@ -11,12 +11,14 @@ from components.shape import Shape
 
 @dataclass(frozen=True)
 class Candidate:
-    """`perplexity` is the float subnet's on validation text times what the quantization is known to cost."""
+    """`perplexity` is the float subnet's on validation text times what the quantization is known to cost; `top_1` is the
+    share of tokens on which the quantization is known to agree with float."""
 
     shape: Shape
     quantization: str
     perplexity: float
     cost: Cost
+    top_1: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,22 @@ class NothingFitsError(ValueError):
 
 
 def choose(
-    candidates: Iterable[Candidate], max_tpot_ms: float | None, max_memory_mb: float | None
+    candidates: Iterable[Candidate],
+    max_tpot_ms: float | None,
+    max_memory_mb: float | None,
+    min_top_1: float = 0.0,
 ) -> tuple[Candidate, tuple[Verdict, ...]]:
-    """The candidate of least perplexity within the budget, the faster of equals; raises NothingFitsError."""
+    """The candidate of least perplexity within the budget, the faster of equals; raises NothingFitsError.
+
+    A quantization known to agree with float on fewer than `min_top_1` of tokens would not pass verification, so it is
+    not built at all.
+    """
     ranked = sorted(candidates, key=lambda c: (c.perplexity, c.cost.tpot_ms))
     verdicts, chosen = [], None
     for candidate in ranked:
         reason = _excess(candidate, max_tpot_ms, max_memory_mb)
+        if candidate.top_1 < min_top_1:
+            reason = f"agrees with float on {candidate.top_1:.0%} of tokens, under {min_top_1:.0%}"
         if reason is None and chosen is None:
             chosen, reason = candidate, "chosen"
         verdicts.append(Verdict(candidate, reason or "higher perplexity"))

@@ -47,11 +47,11 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def reference(given: argparse.Namespace) -> None:
+    quiet_libraries()
     from components.data import load_evaluation
     from components.reference import load_checkpoint, logits_of
     from edge_targets._measure import quality
 
-    quiet_libraries()
     windows_WT, questions = load_evaluation(given.evaluation)
     logits = logits_of(load_checkpoint(given.checkpoint))
     _write(given.out, quality(logits, windows_WT.tolist(), questions, progress_of("full model: measuring")))

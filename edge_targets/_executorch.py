@@ -28,8 +28,8 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "
 GROUP_SIZE = 32
 _ROPE_TYPES = ("default", "linear", "llama3")
 QUANTIZATIONS = (
-    Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022),
-    Quantization("8da4w", linear_bits=4.5, embedding_bits=9.0, perplexity_ratio=1.56),
+    Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022, top_1=0.916),
+    Quantization("8da4w", linear_bits=4.5, embedding_bits=9.0, perplexity_ratio=1.56, top_1=0.612),
 )
 """XNNPACK keeps the scales of 4-bit groups in 16 bits; the head is of 4 bits too."""
 _log = logging.getLogger("amoeba.package")

@@ -61,9 +61,10 @@ def measure(
     }
     if checkpoint is not None:
         from components.quiet import quiet_libraries
-        from components.reference import load_checkpoint, logits_of
 
         quiet_libraries()
+        from components.reference import load_checkpoint, logits_of
+
         compared = windows[: settings.agreement_windows]
         figures["agreement"] = asdict(agreement(runner.logits, logits_of(load_checkpoint(checkpoint)), compared))
     return figures

@@ -51,14 +51,17 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
                 target.device.int8_gops,
                 context,
             )
-            candidates.append(Candidate(shape, quantization.name, perplexity * quantization.perplexity_ratio, cost))
+            known = perplexity * quantization.perplexity_ratio
+            candidates.append(Candidate(shape, quantization.name, known, cost, quantization.top_1))
     if not candidates:
         raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
     usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
     full = max(usual, key=lambda c: (c.shape.depth, c.shape.width_percent)).cost
     wanted = budget or target.budget
     try:
-        chosen, verdicts = choose(candidates, *wanted.limits(full.tpot_ms, target.device.memory_mb))
+        chosen, verdicts = choose(
+            candidates, *wanted.limits(full.tpot_ms, target.device.memory_mb), parameters()["verify"]["min_top_1"]
+        )
     except NothingFitsError as error:
         raise JobError(f"{target.name}: {error}") from error
     return Choice(target.name, chosen.shape, chosen.quantization, verdicts)

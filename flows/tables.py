@@ -139,5 +139,5 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _show(table: Table) -> None:
-    console = Console()
-    console.print(table, width=console.width if console.is_terminal else _WIDE)
+    terminal = Console()
+    (terminal if terminal.is_terminal else Console(width=_WIDE)).print(table)

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from fixtures.tiny import make_model
@@ -33,6 +34,13 @@ def test_the_choice_is_the_best_of_all_that_fit(tpot: float | None, memory: floa
         if (tpot is None or c.cost.tpot_ms <= tpot) and (memory is None or c.cost.memory_mb <= memory)
     ]
     assert choose(CANDIDATES, tpot, memory)[0] == min(fitting, key=lambda c: c.perplexity)
+
+
+def test_a_quantization_that_would_not_pass_verification_is_never_built() -> None:
+    coarse = replace(CANDIDATES[0], quantization="int4", perplexity=1.0, top_1=0.7)
+    chosen, verdicts = choose([coarse, *CANDIDATES], None, None, min_top_1=0.8)
+    assert chosen == CANDIDATES[0]
+    assert verdicts[0].reason == "agrees with float on 70% of tokens, under 80%"
 
 
 def test_when_nothing_fits_the_fastest_is_named() -> None:
