@@ -4,12 +4,11 @@ VENV := .venv
 PYTHON ?= python3.11
 READY := $(VENV)/.ready
 
-.PHONY: onboard test lint types imports unit real clean help
+.PHONY: onboard test lint types imports unit clean help
 
 help:
 	@echo "make onboard   the main job on the embedded base: fine-tune once, publish an artifact for every target"
 	@echo "make test      every check: ruff, mypy, import-linter, pytest"
-	@echo "make real      the slow tests, on the real SmolLM2-135M"
 	@echo "make clean     remove the environment; .amoeba and artifacts stay"
 
 onboard: $(READY)
@@ -28,10 +27,7 @@ imports: $(READY)
 	$(VENV)/bin/lint-imports
 
 unit: $(READY)
-	$(VENV)/bin/pytest -q -m "not real"
-
-real: $(READY)
-	$(VENV)/bin/pytest -q -m real
+	$(VENV)/bin/pytest -q
 
 $(READY): pyproject.toml constraints.txt scripts/environment
 	@PYTHON="$(PYTHON)" scripts/environment $(VENV)
