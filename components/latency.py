@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 PROMPT_TOKENS = 128
@@ -106,5 +107,18 @@ def measure(
         if run:
             ttft.append((stamps[0] - started) * 1000)
             tpot.append((stamps[-1] - stamps[0]) * 1000 / (len(stamps) - 1))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return Latency(tuple(ttft), tuple(tpot), peak_mb, threads)
+    return Latency(tuple(ttft), tuple(tpot), peak_memory_mb(), threads)
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this program.
+
+    Linux's `ru_maxrss` also counts what the process was before it became this program, so a child of a large parent starts
+    with the parent's; `VmHWM` does not.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

@@ -1,10 +1,12 @@
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 from fixtures.tiny import make_model
 
-from components.latency import Cost, Weights, measure, predict
+from components.latency import Cost, Weights, measure, peak_memory_mb, predict
 from components.search import Candidate, NothingFitsError, choose
 from components.shape import Shape
 
@@ -87,6 +89,14 @@ def test_measuring_counts_the_first_token_apart_and_leaves_the_warm_up_out() -> 
     assert latency.ttft_ms_samples == pytest.approx((100, 100, 100))
     assert latency.tpot_ms_samples == pytest.approx((10, 10, 10))
     assert calls == 4
+
+
+def test_a_small_child_of_a_large_parent_is_measured_as_small() -> None:
+    ballast = bytearray(400_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    code = "from components.latency import peak_memory_mb; print(peak_memory_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 200 < peak_memory_mb()
 
 
 def test_a_model_that_says_nothing_cannot_be_timed() -> None:
