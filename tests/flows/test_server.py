@@ -1,0 +1,75 @@
+"""The registry on an MLflow server instead of the embedded one: the same commands, told where by AMOEBA_MLFLOW_URI."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fixtures.tiny import make_model, write_base
+from fixtures.workspace import amoeba, make_workspace
+
+TARGET = "x86_avx512"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`mlflow server` that serves artifacts itself, as a team would run it."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "a")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        )
+        try:
+            wait_until_it_answers(f"http://127.0.0.1:{port}", process, folder / "log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def wait_until_it_answers(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(1200):
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{uri}/health") as answer:
+                assert answer.status == 200
+                return
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    pytest.fail(f"the MLflow server did not answer: {log.read_text()}")
+
+
+def test_a_base_is_onboarded_and_pulled_through_a_server(server: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny-base").mkdir()
+    write_base(tmp_path / "tiny-base", make_model())
+    workspace = make_workspace(tmp_path / "workspace")
+    onboard = ("onboard", "../tiny-base", "--profile", "tiny", "--target", TARGET, "--json")
+    done = amoeba(workspace, *onboard, AMOEBA_MLFLOW_URI=server)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["failed"] == {}
+    assert not (workspace / ".amoeba" / "mlflow.db").exists()
+    again = amoeba(workspace, *onboard, AMOEBA_MLFLOW_URI=server)
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+
+    device = tmp_path / "device"  # another machine: no workspace, only the server's address
+    device.mkdir()
+    pulled = amoeba(device, "pull", "tiny-base", TARGET, "--to", "pulled", "--json", AMOEBA_MLFLOW_URI=server)
+    assert pulled.returncode == 0, pulled.stdout + pulled.stderr
+    json.loads(pulled.stdout)
+    assert amoeba(device, "verify", "pulled").returncode == 0
+    said = amoeba(device, "run", "pulled", "--prompt", "w5 w6", "--max-tokens", "5", "--json")
+    assert set(json.loads(said.stdout)) == {"prompt", "answer"}
