@@ -52,6 +52,11 @@ class Base:
     licence: str
     folder: Path
 
+    @property
+    def size_bytes(self) -> int:
+        """What its files take on disk."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """The whole model, in evaluation mode, on the CPU; raises BaseError when the files cannot be read."""
         from transformers import AutoModelForCausalLM

@@ -165,10 +165,13 @@ def _save(path: Path, step: int, factors: dict[str, Tensor], optimizer: torch.op
             tensors[f"{moment}/{name}"] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
-    save_file(tensors, beside, metadata={"step": str(step)})
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        save_file(tensors, beside, metadata={"step": str(step)})
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @torch.no_grad()

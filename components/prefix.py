@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from components import family
 from components.depth import Dropped
+from components.files import replace_text
 
 
 class DropMetric:
@@ -54,12 +55,9 @@ class DropMetric:
         return self._known[key]
 
     def save(self) -> None:
-        """Write what is known beside `memory`, then rename over it."""
+        """Write what is known to `memory`."""
         if self._memory is not None:
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            beside = self._memory.with_suffix(".partial")
-            beside.write_text(json.dumps(self._known))
-            beside.replace(self._memory)
+            replace_text(self._memory, json.dumps(self._known))
 
     @torch.no_grad()
     def _mean_kl(self, dropped: Dropped, rows: slice) -> float:

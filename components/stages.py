@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.base import Base, BaseError, resolve
+from components.files import disk_ran_full, replace_text
 from components.pinned import UnavailableError
 from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
@@ -147,8 +148,7 @@ def supernet(stage: Stage) -> None:
         qualities = validate(elastic, made.validation_WT[:4], watched)
         curve["validation"].append({"step": step, "perplexity": qualities})
         say(f"supernet: step {step}, validation perplexity " + ", ".join(f"{s} {p:.1f}" for s, p in qualities.items()))
-        curve_path.parent.mkdir(parents=True, exist_ok=True)
-        curve_path.write_text(json.dumps(curve))
+        replace_text(curve_path, json.dumps(curve))
 
     finetune(elastic, torch.from_numpy(made.train_WT), settings, checkpoint, on_step, on_evaluate)
     say("supernet: measuring every shape")
@@ -254,6 +254,11 @@ def main(arguments: list[str] | None = None) -> int:
         shutil.rmtree(out, ignore_errors=True)
         stages[given.stage](stage)
     except (BaseError, UnavailableError, ValueError, OSError) as error:
+        say(f"error: {error}")
+        return 2
+    except Exception as error:
+        if not disk_ran_full(error):
+            raise
         say(f"error: {error}")
         return 2
     return 0

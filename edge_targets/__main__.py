@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import edge_targets
+from components.files import replace_text
 from components.progress import progress_of, say
 from components.quiet import quiet_libraries
 from components.shape import Shape
@@ -58,11 +59,7 @@ def reference(given: argparse.Namespace) -> None:
 
 
 def _write(path: Path, figures: dict[str, Any]) -> None:
-    """Beside first, then renamed: a half-written measurement has no name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(figures, indent=1) + "\n")
-    os.replace(beside, path)
+    replace_text(path, json.dumps(figures, indent=1) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components.files import replace_text
 from flows.settings import settings
 
 if TYPE_CHECKING:
@@ -66,9 +66,7 @@ def declare(base: Base, profile: str) -> Declared:
     facts = {"source": entry.source, "fingerprint": entry.fingerprint, "profile": entry.profile}
     if entries.get(base.name) != facts:
         entries[base.name] = facts
-        beside = _path().with_suffix(".partial")
-        beside.write_text(_HEADER + yaml.safe_dump({"bases": entries}, sort_keys=False))
-        os.replace(beside, _path())
+        replace_text(_path(), _HEADER + yaml.safe_dump({"bases": entries}, sort_keys=False))
     return entry
 
 

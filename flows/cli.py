@@ -36,6 +36,10 @@ def onboard(
     amoeba onboard ./my-model --profile full --target x86_avx512
     amoeba onboard Qwen/Qwen2.5-0.5B-Instruct@main
     """
+    from flows.settings import settings
+    from flows.space import ensure_space
+
+    ensure_space(settings().root)  # Prefect's embedded server would wait minutes on a full disk
     from flows.onboard import onboard as run
 
     outcome = run(base, profile, tuple(target or ()))

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
+from components.files import replace_text
 from flows.bases import Declared
 from flows.settings import settings
 
@@ -57,12 +58,33 @@ def lineage(base: Declared) -> dict[str, str]:
     return {**{f"{stage}_revision": digest for stage, digest in digests.items()}, "dvc_revision": whole}
 
 
+def _mend_lock_file() -> None:
+    """DVC writes dvc.lock in place, so a full disk or a kill can leave it cut short; the last whole one comes back."""
+    lock, kept = settings().root / "dvc.lock", settings().home / "dvc.lock.kept"
+    if _is_whole(lock):
+        if not kept.is_file() or kept.read_bytes() != lock.read_bytes():
+            replace_text(kept, lock.read_text())
+    elif lock.is_file() and kept.is_file():
+        replace_text(lock, kept.read_text())
+    else:
+        lock.unlink(missing_ok=True)
+
+
+def _is_whole(lock: Path) -> bool:
+    try:
+        stages = yaml.safe_load(lock.read_text())["stages"]
+        return all("md5" in stage["outs"][0] for stage in stages.values())
+    except (OSError, TypeError, KeyError, IndexError, AttributeError, yaml.YAMLError):
+        return False
+
+
 def _dvc(*arguments: str) -> None:
     """Run one dvc command at a time in this workspace; another dvc process's lock is waited for, a minute at most."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     settings().home.mkdir(parents=True, exist_ok=True)
     for wait_s in (*_LOCK_WAITS_S, None):
         with FileLock(settings().home / "dvc.lock"):
+            _mend_lock_file()
             outcome = subprocess.Popen(
                 [sys.executable, "-m", "dvc", *arguments],
                 cwd=settings().root,
@@ -77,10 +99,12 @@ def _dvc(*arguments: str) -> None:
                 said.append(line)
                 sys.stderr.write(line)
             outcome.wait()
-        if outcome.returncode == 0:
-            return
+        if outcome.returncode == 0 and not any(line.startswith("ERROR:") for line in said):
+            return  # DVC tells some failures only in words
         if wait_s is None or not any(_LOCKED in line for line in said):
             break
         time.sleep(wait_s)
-    reason = next((line.strip() for line in reversed(said) if line.startswith(("error:", "ERROR:"))), "see above")
+    # What a stage says of itself tells more than what DVC says of the stage.
+    errors = sorted((line.strip() for line in said if line.startswith(("error:", "ERROR:"))), reverse=True)
+    reason = errors[0].partition(": ")[2] if errors else "see above"
     raise StageError(f"dvc {' '.join(arguments)} failed: {reason}")

@@ -24,6 +24,8 @@ from flows import choosing, data, measuring, packaging, tracking
 from flows.bases import Declared, check_profile, declare, parameters
 from flows.choosing import Choice
 from flows.settings import settings
+from flows.space import ensure_space
+from flows.trouble import reason
 from registry import naming
 from registry.manifest import Manifest
 
@@ -59,6 +61,7 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
     for target in wanted:
         edge_targets.load(target)
     origin = find_base(source)
+    ensure_space(settings().root, origin.size_bytes)
     base = declare(origin, profile)
     for stage in data.STAGES:
         reproduce(stage, base)
@@ -69,12 +72,12 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
     for target, job in jobs.items():
         choice = job.result(raise_on_failure=False)
         if not isinstance(choice, Choice):
-            failed[target] = str(choice)
+            failed[target] = reason(choice)
             continue
         try:
             released.append(release(base, choice))
         except Exception as error:  # one target's trouble is reported, and the others go on
-            failed[target] = str(error)
+            failed[target] = reason(error)
     push(base)
     return Outcome(
         base.name, supernet_version, full["perplexity"]["value"], full["accuracy"]["value"], tuple(released), failed

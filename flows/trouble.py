@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import re
 
+from components.files import disk_ran_full
 from flows.settings import WorkspaceError
+from flows.space import SpaceError
 
 
 def explained(error: BaseException) -> str | None:
     """One line for trouble that is expected, None for a fault of ours that needs its traceback."""
-    from registry.errors import RegistryError
+    from registry.errors import NoSpaceError, RegistryError
 
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or error}); make room and run the same command again: it goes on from here"
+    if isinstance(error, (NoSpaceError, SpaceError)):
+        return str(error)
+    if disk_ran_full(error):
+        return (
+            f"the disk is full ({_first_line(error)}); make room and run the same command again: it goes on from here"
+        )
     if isinstance(error, ModuleNotFoundError):
         return f"this needs {error.name}, which is not installed; {_install_line(error.name or '')}"
     if isinstance(error, (RegistryError, WorkspaceError, ValueError)):
@@ -24,6 +29,15 @@ def explained(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return str(error)
     return None
+
+
+def reason(error: object) -> str:
+    """Why a target failed, in one line whatever it was."""
+    return (explained(error) if isinstance(error, BaseException) else None) or str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _install_line(module: str) -> str:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry import naming
+from registry.embedded import ensure_database
 from registry.errors import DamagedError, NoSpaceError, NotFoundError, RefusedError, RegistryError, UnreachableError
 from registry.manifest import MANIFEST_FILE, MOST_MANIFEST_BYTES, FileEntry, Manifest, read_manifest
 
@@ -97,7 +98,7 @@ class Store:
     def _knock(self) -> None:
         """Ask once, shortly: MLflow itself waits minutes for a server that is away or a database that does not open."""
         if self.uri.startswith("sqlite:///"):
-            self._database.parent.mkdir(parents=True, exist_ok=True)
+            ensure_database(self._database)
             with contextlib.closing(sqlite3.connect(self._database, timeout=_ANSWER_SECONDS)) as database:
                 database.execute("PRAGMA schema_version")
         elif self.uri.startswith(("http://", "https://")):
@@ -398,9 +399,11 @@ class Store:
                 raise UnreachableError(self._no_answer(error)) from error
             raise RegistryError(f"a file cannot be read or written: {error}; mend that and run it again") from error
         except (SQLAlchemyError, sqlite3.Error) as error:
+            if "disk is full" in str(error):
+                raise NoSpaceError("the disk is full; make room and run the same command again") from error
             raise UnreachableError(self._no_answer(error)) from error
         except MlflowException as error:
-            if "No space left" in str(error):
+            if re.search("No space left|disk is full", str(error)):
                 raise NoSpaceError("the disk is full; make room and run the same command again") from error
             if isinstance(error.__cause__, RequestException) or _UNANSWERED.search(str(error)):
                 raise UnreachableError(self._no_answer(error)) from error

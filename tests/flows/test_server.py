@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import amoeba, make_workspace
 
@@ -28,7 +27,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "a")]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "a"),
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -45,10 +49,9 @@ def wait_until_it_answers(uri: str, process: subprocess.Popen[bytes], log: Path)
     for _ in range(1200):
         assert process.poll() is None, log.read_text()
         try:
-            with urllib.request.urlopen(f"{uri}/health") as answer:
-                assert answer.status == 200
+            if requests.get(f"{uri}/health", timeout=5).ok:
                 return
-        except urllib.error.URLError:
+        except requests.ConnectionError:
             time.sleep(0.1)
     pytest.fail(f"the MLflow server did not answer: {log.read_text()}")
 

@@ -16,6 +16,9 @@ import pytest
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT, amoeba, dvc, make_workspace
 
+from flows import data
+from flows.settings import Settings
+from flows.space import SpaceError, ensure_space
 from flows.trouble import explained
 
 
@@ -159,10 +162,40 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("cut_to", [0, 25, 40, 60, 80])
+def test_a_dvc_lock_that_was_cut_short_comes_back_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_to: int
+) -> None:
+    monkeypatch.setattr(data, "settings", lambda: Settings(workspace=tmp_path))
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(
+        "schema: '2.0'\nstages:\n  data@tiny:\n    cmd: python\n    outs:\n    - path: data\n      md5: 0a.dir\n"
+    )
+    whole = lock.read_text()
+    data._mend_lock_file()
+    lock.write_text(whole[:cut_to])
+    data._mend_lock_file()
+    assert lock.read_text() == whole
+
+
 def test_a_full_disk_is_told_with_what_to_do() -> None:
     said = explained(OSError(errno.ENOSPC, "No space left on device", "model.onnx"))
     assert said is not None
-    assert "the disk is full (model.onnx); make room and run the same command again" in said
+    assert "model.onnx" in said
+    assert "make room and run the same command again" in said
+
+
+def test_a_full_disk_is_recognised_behind_another_librarys_error() -> None:
+    behind = RuntimeError("could not save")
+    behind.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert "make room" in (explained(behind) or "")
+    assert "make room" in (explained(ValueError("(sqlite3.OperationalError) database or disk is full")) or "")
+
+
+def test_too_little_room_is_told_before_any_work(tmp_path: Path) -> None:
+    ensure_space(tmp_path)
+    with pytest.raises(SpaceError, match="needs 3000000"):
+        ensure_space(tmp_path, base_bytes=10**18)
 
 
 def test_a_missing_extra_is_told_with_the_line_that_installs_it() -> None:
