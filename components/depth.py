@@ -1,7 +1,7 @@
 """Stage 1, depth: which layers to drop, by dynamic programming over the network itself (AmoebaLLM, section 4.1).
 
-Walking from the deep end, at stage n the layer N-n joins the removable ones. d[n][m] is the best metric with m layers
-dropped among the last n removable ones, S[n][m] the layers dropped:
+Walking from the deep end, at stage n the layer N-n joins the removable ones; from the shallow end, layer n-1 does.
+d[n][m] is the best metric with m layers dropped among the n removable ones, S[n][m] the layers dropped:
 
     candidate = S[n-1][m-1] and layer N-n
     d[n][m]   = better of metric(candidate) and d[n-1][m]
@@ -27,6 +27,12 @@ class DepthTable:
     best: tuple[float, ...]
     dropped: tuple[Dropped, ...]
 
+    def or_better(self, other: DepthTable) -> DepthTable:
+        """The better of two tables, cell by cell."""
+        rows = zip(self.best, self.dropped, other.best, other.dropped, strict=True)
+        cells = [(a, mine) if a <= b else (b, theirs) for a, mine, b, theirs in rows]
+        return DepthTable(tuple(best for best, _ in cells), tuple(dropped for _, dropped in cells))
+
 
 def stages(layers: int, kept_last: int, most_dropped: int) -> Iterator[tuple[int, int]]:
     """(stage n, dropped m) of every evaluation, in order: N M - M (M - 1) / 2 of them, with N = layers - kept_last."""
@@ -36,9 +42,17 @@ def stages(layers: int, kept_last: int, most_dropped: int) -> Iterator[tuple[int
 
 
 def choose_layers(
-    layers: int, kept_last: int, most_dropped: int, metric: Metric, on_evaluation: Callable[[], None] = lambda: None
+    layers: int,
+    kept_last: int,
+    most_dropped: int,
+    metric: Metric,
+    on_evaluation: Callable[[], None] = lambda: None,
+    *,
+    shallow_first: bool = False,
 ) -> DepthTable:
     """Fill the table for 0 to `most_dropped` layers; the last `kept_last` layers are never dropped.
+
+    A prefix cache helps from the deep end; the other direction runs more layers and sometimes finds better ones.
 
     Raises ValueError when fewer layers are removable than are to be dropped.
     """
@@ -53,7 +67,7 @@ def choose_layers(
     for stage, dropped in stages(layers, kept_last, most_dropped):
         if stage != current:
             previous_best, previous_chosen, current = list(best), list(chosen), stage
-        candidate = previous_chosen[dropped - 1] | {removable - stage}
+        candidate = previous_chosen[dropped - 1] | {stage - 1 if shallow_first else removable - stage}
         value = metric(candidate, previous_best[dropped])
         if value < previous_best[dropped]:
             best[dropped], chosen[dropped] = value, candidate

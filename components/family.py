@@ -1,15 +1,18 @@
 """The model families the elastic method knows, described in one place.
 
 All four share the pre-norm decoder layer `self_attn.{q,k,v,o}_proj` and `mlp.{gate,up,down}_proj`; what they add
-(attention bias in Qwen2, QK-norm in Qwen3) is untouched by cutting whole layers and FFN neurons.
+(attention bias in Qwen2, QK-norm in Qwen3) is untouched by cutting layers, attention and FFN neurons.
+
+Legend: B sequences, T positions, H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -24,9 +27,57 @@ def check(config: dict[str, Any]) -> None:
         raise ValueError(f"the base is a {given}; supported are {', '.join(ARCHITECTURES)}")
 
 
+def attention_weights(config: Mapping[str, Any]) -> int:
+    """Weights of one layer's four attention projections, biases left out."""
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    key_value_heads = config.get("num_key_value_heads") or heads
+    return int(2 * config["hidden_size"] * head_dim * (heads + key_value_heads))
+
+
+def neuron_weights(config: Mapping[str, Any]) -> int:
+    """Weights of one FFN neuron: a row of gate, a row of up, a column of down."""
+    return 3 * int(config["hidden_size"])
+
+
 def decoder_layers(model: PreTrainedModel) -> list[Any]:
     """The decoder layers that run; untyped, since each family has a class of its own for them."""
     return list(model.model.layers)
+
+
+def check_layers(model: PreTrainedModel) -> None:
+    """Raise ValueError when a layer lacks a part that its family says it has."""
+    for index, layer in enumerate(decoder_layers(model)):
+        for name, parts in (("self_attn", ATTENTION_LINEARS), ("mlp", FFN_LINEARS)):
+            lacking = [part for part in parts if not hasattr(getattr(layer, name, None), part)]
+            if lacking:
+                raise ValueError(
+                    f"layer {index} of the base has no {name}.{lacking[0]}: it is not built as its family says"
+                )
+        width = layer.mlp.gate_proj.out_features
+        if width != model.config.intermediate_size:
+            raise ValueError(f"layer {index} has {width} FFN neurons, its config says {model.config.intermediate_size}")
+
+
+def run_layer(layer: Any, hidden_BTH: Tensor, arguments: dict[str, Any], *, attention: bool, neurons: int) -> Tensor:
+    """One decoder layer, with or without its attention, and with the first `neurons` of its FFN (0: none)."""
+    if attention:
+        attended_BTH, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_BTH), **arguments)
+        hidden_BTH = hidden_BTH + attended_BTH
+    if neurons:
+        hidden_BTH = hidden_BTH + _narrow(layer.mlp, layer.post_attention_layernorm(hidden_BTH), neurons)
+    return hidden_BTH
+
+
+def _narrow(mlp: Any, x_BTH: Tensor, neurons: int) -> Tensor:
+    from torch.nn.functional import linear
+
+    def first(projection: Any) -> Tensor:
+        bias = None if projection.bias is None else projection.bias[:neurons]
+        return linear(x_BTH, projection.weight[:neurons], bias)
+
+    gated = mlp.act_fn(first(mlp.gate_proj)) * first(mlp.up_proj)
+    return linear(gated, mlp.down_proj.weight[:, :neurons], mlp.down_proj.bias)
 
 
 def linears(layer: Any) -> Iterator[tuple[Any, str]]:

@@ -1,27 +1,33 @@
 """Stage 2: one fine-tune for all shapes, by sandwich sampling, distillation and loss-magnitude balancing.
 
 Each step the frozen base, which is the full shape with adapters off, reads a batch; the smallest shape and some random
-ones are then taught its next-token distributions (AmoebaLLM, section 4.3).
+ones are then taught its next-token distributions (AmoebaLLM, section 4.3). Where the full shape is adapted too, it learns
+from the text and teaches in place.
 
 Legend: B sequences, T positions, N = B T, H hidden size, V vocabulary, C positions handled at once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from components.shape import Shape
+from components.shape import AnyShape
+from components.smol import exploring, imbalance
 from components.supernet import Supernet
+from components.team import ALONE, Team
 
 _POSITIONS_AT_ONCE = 128
 
@@ -39,11 +45,23 @@ class FinetuneSettings:
     checkpoint_every: int
     evaluate_every: int
     seed: int
+    accumulate: int = 1
+    """Parts that a batch is read in, one after the other; memory falls with it, the arithmetic stays."""
+    gate_rate: float = 0.5
+    """Learning rate of the gate as a share of the adapters'."""
+    gate_dense_share: float = 0.25
+    """Share of the steps in which every expert is active."""
+    gate_balance: float = 0.01
+    """Weight of the experts' imbalance over the shapes of a step."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "students", "checkpoint_every", "evaluate_every"):
+        for name in ("steps", "batch_size", "students", "checkpoint_every", "evaluate_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"finetune.{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"finetune.accumulate {self.accumulate} must divide batch_size {self.batch_size}")
+        if not 0 <= self.gate_rate <= 1:
+            raise ValueError(f"finetune.gate_rate is 0 to 1, since a faster gate collapses; got {self.gate_rate}")
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to a tenth."""
@@ -63,6 +81,10 @@ class StepReport:
     """The teacher's own entropy: what a perfect student would reach."""
 
 
+class DivergedError(ValueError):
+    """A loss that is not a number; the last checkpoint is from before."""
+
+
 def finetune(
     supernet: Supernet,
     tokens_WT: Tensor,
@@ -70,44 +92,104 @@ def finetune(
     checkpoint: Path | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_evaluate: Callable[[int], None] = lambda step: None,
+    team: Team = ALONE,
 ) -> None:
     """Train the supernet's adapters in place on windows of token ids [W, T].
 
     `on_evaluate` is called before the first step, every `evaluate_every` steps and at the end. Where `checkpoint` names
-    a file, training saves to it and continues from it: killed and resumed gives the same bits as never killed.
+    a file, training saves to it and continues from it: killed and resumed gives the same bits as never killed. Every
+    process of a `team` reads its share of each batch. Raises DivergedError naming the batch whose loss is not finite, and
+    ValueError for a checkpoint of other settings.
     """
-    factors = supernet.trainable()
-    optimizer = torch.optim.AdamW(factors.values(), lr=settings.learning_rate, weight_decay=0.0)
-    first = _resume(checkpoint, factors, optimizer) if checkpoint and checkpoint.is_file() else 0
+    trained = supernet.trainable()
+    optimizer = torch.optim.AdamW(_groups(trained, settings), weight_decay=0.0)
+    saved = _Checkpoint(checkpoint, trained, optimizer, _configuration(supernet, settings))
+    first = saved.resume()
     batches = batch_order(len(tokens_WT), settings, first)
     for step in range(first, settings.steps):
         if step % settings.evaluate_every == 0:
             on_evaluate(step)
+        batch = next(batches)
         shapes = supernet.space.sandwich(settings.students, random.Random(f"{settings.seed}/{step}"))
+        rate = settings.rate(step)
         for group in optimizer.param_groups:
-            group["lr"] = settings.rate(step)
+            group["lr"] = rate * group["share"]
         optimizer.zero_grad(set_to_none=True)
-        losses, reference = distill(supernet, tokens_WT[next(batches)].long(), shapes)
-        torch.nn.utils.clip_grad_norm_(factors.values(), settings.max_gradient_norm)
+        noise = random.Random(f"{settings.seed}/{step}/gate").getrandbits(62)
+        with exploring(supernet.gate, noise, dense=step < settings.gate_dense_share * settings.steps):
+            losses, reference = _accumulate(supernet, tokens_WT, team.share(batch), shapes, settings)
+        _check_finite(losses, reference, shapes, step, batch)
+        team.average_gradients(trained.values())
+        torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_gradient_norm)
         optimizer.step()
-        on_step(StepReport(step + 1, settings.rate(step), dict(zip(map(str, shapes), losses, strict=True)), reference))
-        if checkpoint and (step + 1) % settings.checkpoint_every == 0:
-            _save(checkpoint, step + 1, factors, optimizer)
+        on_step(StepReport(step + 1, rate, dict(zip(map(str, shapes), losses, strict=True)), reference))
+        if (step + 1) % settings.checkpoint_every == 0 and team.leads:
+            saved.save(step + 1)
     on_evaluate(settings.steps)
 
 
-def distill(supernet: Supernet, tokens_BT: Tensor, shapes: Sequence[Shape]) -> tuple[list[float], float]:
-    """Add the balanced gradients of `shapes` to the adapters; returns each student's loss and the reference."""
+def _accumulate(
+    supernet: Supernet, tokens_WT: Tensor, batch: list[int], shapes: Sequence[AnyShape], settings: FinetuneSettings
+) -> tuple[list[float], float]:
+    """Gradients of a batch, read in parts; losses and reference are the means of the parts'."""
+    parts = [batch[start :: settings.accumulate] for start in range(settings.accumulate)]
+    outcomes = [distill(supernet, tokens_WT[part].long(), shapes, settings.accumulate) for part in parts]
+    if supernet.settings.experts > 1 and supernet.settings.gate == "learned":
+        (settings.gate_balance * imbalance(supernet.mixtures(shapes))).backward()
+    losses = [sum(values) / len(parts) for values in zip(*(losses for losses, _ in outcomes), strict=True)]
+    return losses, sum(reference for _, reference in outcomes) / len(parts)
+
+
+def distill(
+    supernet: Supernet, tokens_BT: Tensor, shapes: Sequence[AnyShape], parts: int = 1
+) -> tuple[list[float], float]:
+    """Add the balanced gradients of `shapes` to the adapters, divided by `parts`; each student's loss and the reference."""
     tokens_BT = tokens_BT.to(supernet.model.device)
+    if supernet.settings.adapt_full:
+        _learn_from_text(supernet, tokens_BT, parts * len(shapes))
     teacher_CV, reference = _teach(supernet, tokens_BT)
     losses = []
     for shape in shapes:
         with supernet.active(shape) as student:
             hidden_BTH = student.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
             losses.append(
-                balanced_backward(hidden_BTH.flatten(0, 1), student.lm_head, teacher_CV, reference, len(shapes))
+                balanced_backward(hidden_BTH.flatten(0, 1), student.lm_head, teacher_CV, reference, parts * len(shapes))
             )
     return losses, reference
+
+
+def _learn_from_text(supernet: Supernet, tokens_BT: Tensor, share: int) -> None:
+    """The in-place teacher's own step: cross-entropy of the text, which is the reference already and needs no balance."""
+    with supernet.active(supernet.full) as teacher:
+        logits_BTV = teacher(input_ids=tokens_BT, use_cache=False).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten())
+        (loss / share).backward()
+
+
+def _check_finite(
+    losses: Sequence[float], reference: float, shapes: Sequence[AnyShape], step: int, batch: list[int]
+) -> None:
+    for name, value in (("the teacher", reference), *((str(s), loss) for s, loss in zip(shapes, losses, strict=True))):
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"at step {step + 1} the loss of {name} is {value} on windows {batch} of the training text. The last "
+                "checkpoint is from before; lower finetune.learning_rate, or look at that text"
+            )
+
+
+def _groups(trained: dict[str, Tensor], settings: FinetuneSettings) -> list[dict[str, Any]]:
+    """The adapters at the full learning rate, the gate at its share of it."""
+    gate = [tensor for name, tensor in trained.items() if name.startswith("gate.")]
+    factors = [tensor for name, tensor in trained.items() if not name.startswith("gate.")]
+    groups = ((factors, 1.0), (gate, settings.gate_rate))
+    return [{"params": tensors, "share": share, "lr": settings.learning_rate} for tensors, share in groups if tensors]
+
+
+def _configuration(supernet: Supernet, settings: FinetuneSettings) -> str:
+    """Digest of what a checkpoint must have in common with the run that goes on from it."""
+    facts = [vars(settings), vars(supernet.settings), [str(shape) for shape in supernet.space.all]]
+    cuts = [str(supernet.selection.cut(shape)) for shape in supernet.space.all]
+    return hashlib.sha256(json.dumps([facts, cuts], sort_keys=True).encode()).hexdigest()
 
 
 def balanced_backward(
@@ -156,35 +238,53 @@ def batch_order(windows: int, settings: FinetuneSettings, first_step: int) -> It
         yield order[start : start + settings.batch_size]
 
 
-def _save(path: Path, step: int, factors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Write factors and Adam's moments beside `path`, sync, then rename over it."""
-    tensors = {f"factor/{name}": tensor.detach() for name, tensor in factors.items()}
-    for name, tensor in factors.items():
-        # A factor that no sampled shape has used yet has no moments.
-        for moment, value in optimizer.state.get(tensor, {}).items():
-            tensors[f"{moment}/{name}"] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    try:
-        save_file(tensors, beside, metadata={"step": str(step)})
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+class _Checkpoint:
+    """What is trained, Adam's moments and the step, in one file that is whole or the one before."""
 
+    def __init__(
+        self, path: Path | None, trained: dict[str, Tensor], optimizer: torch.optim.Optimizer, configuration: str
+    ) -> None:
+        self._path, self._trained, self._optimizer = path, trained, optimizer
+        self._configuration = configuration
 
-@torch.no_grad()
-def _resume(path: Path, factors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
-    with safe_open(path, "pt") as saved:
-        step = int(saved.metadata()["step"])
-        names = set(saved.keys())
-        for name, tensor in factors.items():
-            tensor.copy_(saved.get_tensor(f"factor/{name}"))
-            if f"step/{name}" in names:
-                optimizer.state[tensor] = {
-                    "step": saved.get_tensor(f"step/{name}"),
-                    "exp_avg": saved.get_tensor(f"exp_avg/{name}").to(tensor.device),
-                    "exp_avg_sq": saved.get_tensor(f"exp_avg_sq/{name}").to(tensor.device),
-                }
-    return step
+    def save(self, step: int) -> None:
+        """Write beside, sync, then rename over the one before."""
+        if self._path is None:
+            return
+        tensors = {f"trained/{name}": tensor.detach() for name, tensor in self._trained.items()}
+        for name, tensor in self._trained.items():
+            # What no sampled shape has used yet has no moments.
+            for moment, value in self._optimizer.state.get(tensor, {}).items():
+                tensors[f"{moment}/{name}"] = value
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._path.with_suffix(".partial")
+        try:
+            save_file(tensors, beside, metadata={"step": str(step), "configuration": self._configuration})
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @torch.no_grad()
+    def resume(self) -> int:
+        """Take up what is saved and return the next step, 0 where nothing is; raises ValueError for other settings'."""
+        if self._path is None or not self._path.is_file():
+            return 0
+        with safe_open(self._path, "pt") as saved:
+            metadata = saved.metadata()
+            if metadata.get("configuration") != self._configuration:
+                raise ValueError(
+                    f"{self._path} is a checkpoint of other settings, shapes or layers than these; remove it to start anew, "
+                    "or go back to the settings it was made with"
+                )
+            names = set(saved.keys())
+            for name, tensor in self._trained.items():
+                tensor.copy_(saved.get_tensor(f"trained/{name}"))
+                if f"step/{name}" in names:
+                    self._optimizer.state[tensor] = {
+                        "step": saved.get_tensor(f"step/{name}"),
+                        "exp_avg": saved.get_tensor(f"exp_avg/{name}").to(tensor.device),
+                        "exp_avg_sq": saved.get_tensor(f"exp_avg_sq/{name}").to(tensor.device),
+                    }
+        return int(metadata["step"])

@@ -8,17 +8,19 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from components import family
 
 PROMPT_TOKENS = 128
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Parameters of a homogeneous subnet by where they are used."""
+    """Parameters of a subnet by where they are used."""
 
     layers: int
     embedding: int
@@ -27,17 +29,19 @@ class Weights:
     kv_bytes_a_token: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], depth: int, neurons: int) -> Weights:
-        """From a Llama-like `config.json` of the base."""
+    def of(cls, config: Mapping[str, Any], layers: Iterable[tuple[bool, int]]) -> Weights:
+        """From a Llama-like `config.json` of the base, and (attends, FFN neurons) of every layer that is kept."""
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head_dim = config.get("head_dim") or hidden // heads
         key_value = (config.get("num_key_value_heads") or heads) * head_dim
-        layer = 2 * hidden * (heads * head_dim + key_value) + 3 * hidden * neurons
+        kept = list(layers)
+        attending = sum(attends for attends, _ in kept)
+        neurons = sum(neurons for _, neurons in kept)
         return cls(
-            layers=depth * layer,
+            layers=attending * family.attention_weights(config) + neurons * family.neuron_weights(config),
             embedding=config["vocab_size"] * hidden,
             tied=bool(config.get("tie_word_embeddings")),
-            kv_bytes_a_token=2 * depth * key_value * 4,
+            kv_bytes_a_token=2 * attending * key_value * 4,
         )
 
 

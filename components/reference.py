@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def logits_of(model: PreTrainedModel) -> Logits:
 
 
 def load_checkpoint(folder: Path) -> PreTrainedModel:
-    """An ordinary Hugging Face folder in float32, loaded by nothing of ours."""
+    """A Hugging Face folder in float32: an ordinary one as transformers loads it, a mixed one by its own class."""
+    importlib.import_module("components.mixed")  # teaches transformers the class
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     model.eval()
     return model

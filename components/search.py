@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.latency import Cost
-from components.shape import Shape
+from components.shape import AnyShape
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Candidate:
     """`perplexity` is the float subnet's on validation text times what the quantization is known to cost; `top_1` is the
     share of tokens on which the quantization is known to agree with float."""
 
-    shape: Shape
+    shape: AnyShape
     quantization: str
     perplexity: float
     cost: Cost

@@ -6,19 +6,24 @@ Legend: L layers, F FFN neurons, G key-value groups.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from components import depth, family
+from components.blocks import AnyBudget, BlockScores, score_blocks
 from components.knapsack import Knapsack, Option
-from components.prefix import DropMetric
-from components.shape import Shape
-from components.width import Metric, WidthScores, permute_neurons, score_widths
+from components.prefix import ShapeMetric
+from components.readout import READOUTS, MetricName
+from components.shape import GONE, AnyShape, LayerShape, MixedShape, parse_shape
+from components.width import Metric as WidthMetric
+from components.width import WidthScores, permute_neurons, score_widths
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,42 @@ class SelectionSettings:
     min_depth: int
     kept_last: int
     position_stride: int
-    width_metric: Metric
+    width_metric: WidthMetric
     neuron_multiple: int
+    metric: MetricName = "kl"
+    both_directions: bool = False
+    budgets_percent: Sequence[int] = ()
+    """Of the block parameters: a mixed shape is chosen for each."""
+    swaps: int = 0
+    """Swaps tried on the true metric to repair each mixed shape."""
+
+    def __post_init__(self) -> None:
+        if self.metric not in READOUTS:
+            raise ValueError(f"selection.metric is one of {', '.join(READOUTS)}, got {self.metric!r}")
+        if not all(1 <= percent < 100 for percent in self.budgets_percent):
+            raise ValueError(f"selection.budgets_percent are 1 to 99 percent, got {list(self.budgets_percent)}")
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """A layer of the base that stays: `attention` or not, and the first `neurons` of its FFN."""
+
+    index: int
+    attention: bool
+    neurons: int
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What one shape keeps of the permuted base: layer indices, and the first `neurons` of each layer's FFN."""
+    """What one shape keeps of the permuted base, shallow to deep."""
 
-    layers: tuple[int, ...]
-    neurons: int
+    layers: tuple[LayerCut, ...]
+
+    @property
+    def uniform_neurons(self) -> int | None:
+        """FFN neurons a layer where every layer attends and all are as wide; None for what the base's class cannot be."""
+        widths = {layer.neurons if layer.attention else None for layer in self.layers}
+        return widths.pop() if len(widths) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -51,23 +82,48 @@ class DepthChoice:
 
 
 @dataclass(frozen=True)
+class MixedChoice:
+    """The shape chosen for a budget, its KL without training, and the KL before the swaps that repaired it."""
+
+    shape: MixedShape
+    kl: float
+    kl_before_swaps: float
+
+
+@dataclass(frozen=True)
 class Selection:
+    """The outcome of stage 1."""
+
     choices: Mapping[int, DepthChoice]
     """One for every depth from the smallest to the full one."""
-    layer_scores: tuple[float, ...]
-    """KL of the full model with only that layer dropped, nats."""
+    mixed: Mapping[int, MixedChoice]
+    """One for every budget asked for, in percent of the block parameters."""
+    blocks: BlockScores
+    """KL of the full model with one layer cut to a shape, nats."""
     widths: WidthScores
     neuron_multiple: int
 
-    def cut(self, shape: Shape) -> Cut:
-        """Raises ValueError for a depth outside of what was selected."""
+    def cut(self, shape: AnyShape) -> Cut:
+        """Raises ValueError for a depth outside of what was selected, or a mixed shape of another number of layers."""
+        intermediate = self.widths.neuron_scores_LF.shape[1]
+        if isinstance(shape, MixedShape):
+            if len(shape.layers) != len(self.blocks.by_layer):
+                raise ValueError(f"{shape} is of {len(shape.layers)} layers, the base has {len(self.blocks.by_layer)}")
+            kept = enumerate(shape.layers)
+            return Cut(
+                tuple(
+                    LayerCut(index, layer.attention, layer.neurons(intermediate, self.neuron_multiple))
+                    for index, layer in kept
+                    if not layer.gone
+                )
+            )
         if shape.depth not in self.choices:
             raise ValueError(
                 f"layers were chosen for depths {min(self.choices)} to {max(self.choices)}, not for {shape.depth}; "
                 "lower selection.min_depth in params.yaml"
             )
-        neurons = shape.neurons(self.widths.neuron_scores_LF.shape[1], self.neuron_multiple)
-        return Cut(self.choices[shape.depth].layers, neurons)
+        neurons = shape.neurons(intermediate, self.neuron_multiple)
+        return Cut(tuple(LayerCut(index, True, neurons) for index in self.choices[shape.depth].layers))
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +133,9 @@ class Selection:
         )
         facts = {
             "neuron_multiple": self.neuron_multiple,
-            "layer_scores": self.layer_scores,
+            "blocks": [{str(option): score for option, score in known.items()} for known in self.blocks.by_layer],
             "choices": {depth: vars(choice) for depth, choice in self.choices.items()},
+            "mixed": {percent: {**vars(choice), "shape": str(choice.shape)} for percent, choice in self.mixed.items()},
         }
         (folder / "selection.json").write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -91,7 +148,13 @@ class Selection:
                 int(depth): DepthChoice(**{**choice, "layers": tuple(choice["layers"])})
                 for depth, choice in facts["choices"].items()
             },
-            layer_scores=tuple(facts["layer_scores"]),
+            mixed={
+                int(percent): MixedChoice(**{**choice, "shape": parse_shape(choice["shape"])})
+                for percent, choice in facts["mixed"].items()
+            },
+            blocks=BlockScores(
+                tuple({LayerShape.parse(option): score for option, score in known.items()} for known in facts["blocks"])
+            ),
             widths=WidthScores(scores["neuron_scores"], scores["group_scores"]),
             neuron_multiple=facts["neuron_multiple"],
         )
@@ -104,40 +167,79 @@ def select(
     memory: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Selection:
-    """Score widths, permute `model`'s neurons by them, and choose the layers of every depth.
+    """Score widths, permute `model`'s neurons by them, score every block, and choose depths and mixed shapes.
 
     `memory` is a file of metrics already known, so that a killed selection goes on; it must belong to these inputs.
     """
-    widths = score_widths(model, calibration_BT.split(1), settings.width_metric)
-    permute_neurons(model, widths.neuron_order_LF)
-    metric = DropMetric(model, calibration_BT, settings.position_stride, memory)
     layers = len(family.decoder_layers(model))
     if not 1 <= settings.min_depth <= layers:
         raise ValueError(f"selection.min_depth must be 1 to the base's {layers} layers, got {settings.min_depth}")
-    layer_scores = []
-    for layer in range(layers):
-        layer_scores.append(metric(frozenset({layer})))
-        progress("one-block scores", layer + 1, layers)
+    widths = score_widths(model, calibration_BT.split(1), settings.width_metric)
+    permute_neurons(model, widths.neuron_order_LF)
+    readout = READOUTS[settings.metric](calibration_BT, settings.position_stride)
+    metric = ShapeMetric(model, calibration_BT, readout, settings.neuron_multiple, memory)
+    blocks = score_blocks(metric, partial(progress, "one-block scores"))
     metric.save()
-    table = _dynamic_programme(metric, layers, settings, progress)
-    by_score = _knapsack(layer_scores, settings)
+    choices = _depths(metric, blocks, settings, progress)
+    mixed = _mixed(metric, blocks, settings, model.config.to_dict(), progress)
+    metric.save()
+    return Selection(choices, mixed, blocks, widths, settings.neuron_multiple)
+
+
+def _depths(
+    metric: ShapeMetric,
+    blocks: BlockScores,
+    settings: SelectionSettings,
+    progress: Callable[[str, int, int], None],
+) -> dict[int, DepthChoice]:
+    """The better of dynamic programme and knapsack for every depth."""
+    layers = metric.layers
+    table = _dynamic_programme(metric, settings, progress)
+    by_score = _knapsack([known[GONE] for known in blocks.by_layer], settings)
     choices = {}
     for depth_kept in range(layers, settings.min_depth - 1, -1):
         programme = table.dropped[layers - depth_kept]
         alone = by_score(depth_kept)
-        kl_programme, kl_alone = metric(programme), metric(alone)
+        kl_programme, kl_alone = metric.dropping(programme), metric.dropping(alone)
         dropped, kl = (programme, kl_programme) if kl_programme <= kl_alone else (alone, kl_alone)
         kept = tuple(index for index in range(layers) if index not in dropped)
         choices[depth_kept] = DepthChoice(kept, kl, kl_programme, kl_alone)
-    metric.save()
-    return Selection(choices, tuple(layer_scores), widths, settings.neuron_multiple)
+    return choices
+
+
+def _mixed(
+    metric: ShapeMetric,
+    blocks: BlockScores,
+    settings: SelectionSettings,
+    config: Mapping[str, Any],
+    progress: Callable[[str, int, int], None],
+) -> dict[int, MixedChoice]:
+    """A mixed shape for every budget of block parameters, repaired by swaps."""
+    attention, neuron = family.attention_weights(config), family.neuron_weights(config)
+    intermediate, multiple = config["intermediate_size"], settings.neuron_multiple
+    kept_last = min(settings.kept_last, settings.min_depth)
+    search = AnyBudget(
+        blocks,
+        lambda layer: attention * layer.attention + neuron * layer.neurons(intermediate, multiple),
+        kept_last,
+    )
+    chosen = {}
+    for percent in settings.budgets_percent:
+        budget = search.full * percent / 100
+        first = search.choose(budget)
+        what = f"swaps at {percent} % of the block parameters"
+        shape = search.repair(first, budget, metric, settings.swaps, partial(progress, what))
+        chosen[percent] = MixedChoice(shape, metric(shape), metric(first))
+    return chosen
 
 
 def _dynamic_programme(
-    metric: DropMetric, layers: int, settings: SelectionSettings, progress: Callable[[str, int, int], None]
+    metric: ShapeMetric, settings: SelectionSettings, progress: Callable[[str, int, int], None]
 ) -> depth.DepthTable:
-    kept_last = min(settings.kept_last, settings.min_depth)
-    total = len(list(depth.stages(layers, kept_last, layers - settings.min_depth)))
+    layers, kept_last = metric.layers, min(settings.kept_last, settings.min_depth)
+    most = layers - settings.min_depth
+    directions = (False, True) if settings.both_directions else (False,)
+    total = len(list(depth.stages(layers, kept_last, most))) * len(directions)
     done = 0
 
     def evaluated() -> None:
@@ -147,7 +249,11 @@ def _dynamic_programme(
         if done % 20 == 0:
             metric.save()
 
-    return depth.choose_layers(layers, kept_last, layers - settings.min_depth, metric, evaluated)
+    tables = [
+        depth.choose_layers(layers, kept_last, most, metric.dropping, evaluated, shallow_first=shallow_first)
+        for shallow_first in directions
+    ]
+    return reduce(depth.DepthTable.or_better, tables)
 
 
 def _knapsack(layer_scores: list[float], settings: SelectionSettings) -> Callable[[int], depth.Dropped]:

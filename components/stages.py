@@ -24,7 +24,7 @@ from components.files import disk_ran_full, replace_text
 from components.pinned import UnavailableError
 from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
-from components.shape import Shape, ShapeSpace
+from components.shape import AnyShape, Shape, ShapeSpace
 
 if TYPE_CHECKING:
     import torch
@@ -121,15 +121,19 @@ def supernet(stage: Stage) -> None:
     from components.data import Data
     from components.finetune import FinetuneSettings, StepReport, finetune
     from components.selection import Selection
+    from components.smol import AdapterSettings
     from components.supernet import Supernet
+    from components.team import Team
 
     numbers = stage.numbers["supernet"]
     settings = FinetuneSettings(**numbers["finetune"])
-    space = ShapeSpace(tuple(numbers["depths"]), tuple(numbers["widths_percent"]))
     made = Data.load(stage.data)
     model = stage.base.load(_working_dtype(stage.numbers["precision"]))
     chosen = Selection.load(stage.selection)
-    elastic = Supernet(model, chosen, space, numbers["rank"], numbers["alpha"], settings.seed)
+    mixed = tuple(dict.fromkeys(choice.shape for choice in chosen.mixed.values()))
+    space = ShapeSpace(tuple(numbers["depths"]), tuple(numbers["widths_percent"]), mixed)
+    team = Team.found()
+    elastic = Supernet(model, chosen, space, AdapterSettings(**numbers["adapters"]), settings.seed)
     checkpoint = CACHE / "checkpoints" / f"{_key(stage, 'supernet', stage.data, stage.selection)}.safetensors"
     curve_path = checkpoint.with_suffix(".curve.json")
     curve: dict[str, list[dict[str, Any]]] = (
@@ -143,6 +147,8 @@ def supernet(stage: Stage) -> None:
         advance(report.step, settings.steps)
 
     def on_evaluate(step: int) -> None:
+        if not team.leads:
+            return
         curve["train"] = [point for point in curve["train"] if point["step"] <= step]
         curve["validation"] = [point for point in curve["validation"] if point["step"] < step]
         qualities = validate(elastic, made.validation_WT[:4], watched)
@@ -150,7 +156,9 @@ def supernet(stage: Stage) -> None:
         say(f"supernet: step {step}, validation perplexity " + ", ".join(f"{s} {p:.1f}" for s, p in qualities.items()))
         replace_text(curve_path, json.dumps(curve))
 
-    finetune(elastic, torch.from_numpy(made.train_WT), settings, checkpoint, on_step, on_evaluate)
+    finetune(elastic, torch.from_numpy(made.train_WT), settings, checkpoint, on_step, on_evaluate, team)
+    if not team.leads:
+        return
     say("supernet: measuring every shape")
     quality = validate(elastic, made.validation_WT, space.all, progress("supernet: shapes"))
     facts = {
@@ -168,7 +176,7 @@ def supernet(stage: Stage) -> None:
 def validate(
     elastic: Supernet,
     windows_WT: Any,
-    shapes: tuple[Shape, ...],
+    shapes: tuple[AnyShape, ...],
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """Perplexity of each shape on `windows_WT`, run in place."""
@@ -183,10 +191,10 @@ def validate(
     return values
 
 
-def _watched(space: ShapeSpace) -> tuple[Shape, ...]:
+def _watched(space: ShapeSpace) -> tuple[AnyShape, ...]:
     """The full shape, which cannot move; the middle; the smallest; and one between that is never sampled."""
     between = Shape((space.depths[0] + space.depths[-1]) // 2, (100 + space.widths_percent[-1]) // 2)
-    middle = space.all[len(space.all) // 2]
+    middle = space.grid[len(space.grid) // 2]
     return tuple(dict.fromkeys((space.largest, middle, between, space.smallest)))
 
 

@@ -1,4 +1,7 @@
-"""A subnet on its own: a dense, ordinary checkpoint of the base's class, with no masks and no adapters left in it."""
+"""A subnet on its own: dense, with no masks and no adapters left in it.
+
+A homogeneous shape becomes an ordinary checkpoint of the base's class; a mixed one a checkpoint of `components.mixed`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from components import family
 from components.base import Base, complete_texts
 from components.lora import ElasticLinear
-from components.shape import Shape
+from components.mixed import MixedConfig, MixedForCausalLM
+from components.selection import Cut
+from components.shape import AnyShape
 from components.supernet import Supernet
 
 
@@ -22,7 +28,7 @@ class Subnet:
     """`model` shares no storage with the supernet it came from, except embeddings, norms and head."""
 
     model: PreTrainedModel
-    shape: Shape
+    shape: AnyShape
 
     def save(self, folder: Path, base: Base, card: str) -> None:
         """Write a Hugging Face folder with the base's tokenizer, template and licence, and `card` as its README."""
@@ -32,15 +38,11 @@ class Subnet:
 
 
 @torch.no_grad()
-def extract(supernet: Supernet, shape: Shape) -> Subnet:
+def extract(supernet: Supernet, shape: AnyShape) -> Subnet:
     """Slice and merge `shape` out; the supernet is left as it was."""
     with supernet.active(shape) as active:
-        config = copy.deepcopy(active.config)
-        cut = supernet.selection.cut(shape)
-        config.intermediate_size = cut.neurons
-        _cut_layer_lists(config, cut.layers, supernet.full.depth)
         with torch.device("meta"):
-            model: PreTrainedModel = type(active)(config)
+            model = _empty(active, supernet.selection.cut(shape), supernet.full.depth)
         for name, module in _named_tensors(active).items():
             _place(model, name, module)
         model.tie_weights()
@@ -50,21 +52,35 @@ def extract(supernet: Supernet, shape: Shape) -> Subnet:
     return Subnet(model.eval(), shape)
 
 
-def parameter_count(config: Any, shape: Shape, neurons: int) -> int:
-    """Parameters of a homogeneous subnet in closed form, tied embeddings counted once."""
+def parameter_count(config: Any, cut: Cut) -> int:
+    """Parameters of a subnet in closed form, tied embeddings counted once; `config` is the base's or the subnet's."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     query, key_value = heads * head_dim, config.num_key_value_heads * head_dim
-    attention = hidden * (2 * query + 2 * key_value)
-    if config.model_type == "qwen2":
+    attention = family.attention_weights(config.to_dict())
+    kind = getattr(config, "base_model_type", config.model_type)
+    if kind == "qwen2":
         attention += query + 2 * key_value
     elif getattr(config, "attention_bias", False):
         attention += query + 2 * key_value + hidden
-    if config.model_type == "qwen3":
+    if kind == "qwen3":
         attention += 2 * head_dim
-    layer = attention + 3 * hidden * neurons + 2 * hidden
+    neuron = family.neuron_weights(config.to_dict())
+    layers = sum(attention * part.attention + neuron * part.neurons + 2 * hidden for part in cut.layers)
     embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    return int(shape.depth * layer + embeddings + hidden)
+    return int(layers + embeddings + hidden)
+
+
+def _empty(active: PreTrainedModel, cut: Cut, full_depth: int) -> PreTrainedModel:
+    """A model of the subnet's class and sizes without weights."""
+    config = copy.deepcopy(active.config)
+    _cut_layer_lists(config, [part.index for part in cut.layers], full_depth)
+    neurons = cut.uniform_neurons
+    if neurons is None:
+        return MixedForCausalLM(MixedConfig.of(config, type(active).__name__, cut.layers))
+    config.intermediate_size = neurons
+    model: PreTrainedModel = type(active)(config)
+    return model
 
 
 def _named_tensors(active: PreTrainedModel) -> dict[str, nn.Parameter]:
@@ -73,7 +89,7 @@ def _named_tensors(active: PreTrainedModel) -> dict[str, nn.Parameter]:
     for name, module in active.named_modules():
         if isinstance(module, ElasticLinear):
             tensors.update({f"{name}.{key}": value for key, value in module.merged().named_parameters()})
-    own = ("weight_OI", "bias_O", "A_RI", "B_OR")
+    own = ("weight_OI", "bias_O", "A_ERI", "B_EOR")
     return {**tensors, **{name: value for name, value in active.named_parameters() if not name.endswith(own)}}
 
 
@@ -82,7 +98,7 @@ def _place(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(model.get_submodule(parent), leaf, nn.Parameter(parameter.detach(), requires_grad=False))
 
 
-def _cut_layer_lists(config: Any, layers: tuple[int, ...], full_depth: int) -> None:
+def _cut_layer_lists(config: Any, layers: list[int], full_depth: int) -> None:
     """Some configurations name a type a layer; keep those of the layers that stay."""
     types = getattr(config, "layer_types", None)
     if types is not None and len(types) == full_depth:

@@ -1,13 +1,13 @@
 """The supernet: the base, permuted once, with adapters that every shape shares. `activate` makes it a subnet in place.
 
 On disk a supernet is its adapters and its selection; the base stays where its fingerprint says. The full shape runs
-with adapters off: it is the base model, bit for bit.
+with adapters off: it is the base model, bit for bit (unless `adapters.adapt_full` asks for an in-place teacher).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,32 @@ from transformers import PreTrainedModel
 
 from components import family
 from components.lora import ElasticLinear
+from components.mixed import NoAttention, NoFeedForward
 from components.selection import Selection
-from components.shape import Shape, ShapeSpace
+from components.shape import AnyShape, MixedShape, Shape, ShapeSpace, parse_shape
+from components.smol import AdapterSettings, FixedGate, Gate, spread
 from components.width import permute_neurons
 
 FACTS_FILE = "supernet.json"
 
 
 class Supernet:
-    """Owns `model`: its linear layers are replaced, its neurons permuted unless `permuted` says they are already."""
+    """Owns `model`: its linear layers are replaced and its neurons permuted."""
 
     def __init__(
-        self, model: PreTrainedModel, selection: Selection, space: ShapeSpace, rank: int, alpha: float, seed: int = 0
+        self,
+        model: PreTrainedModel,
+        selection: Selection,
+        space: ShapeSpace,
+        adapters: AdapterSettings,
+        seed: int = 0,
     ) -> None:
+        family.check_layers(model)
         self.model, self.selection, self.space = model, selection, space
-        self.rank, self.alpha = rank, alpha
+        self.settings = adapters
         self._layers = family.decoder_layers(model)
+        self._parts = [(layer.self_attn, layer.mlp) for layer in self._layers]
+        self._no_attention, self._no_feed_forward = NoAttention(), NoFeedForward()
         self.full = Shape(len(self._layers), 100)
         self._check_space()
         model.requires_grad_(False)
@@ -44,28 +54,36 @@ class Supernet:
             torch.manual_seed(seed)
             for index, layer in enumerate(self._layers):
                 for parent, name in family.linears(layer):
-                    elastic = ElasticLinear(getattr(parent, name), rank, alpha).to(model.device)
+                    elastic = ElasticLinear(getattr(parent, name), adapters).to(model.device)
                     setattr(parent, name, elastic)
                     self.adapters[f"{index}.{name}"] = elastic
+        self.gate = self._gate()
         self.activate(self.full)
 
-    def activate(self, shape: Shape) -> None:
+    def activate(self, shape: AnyShape) -> None:
         """Run as `shape` from now on; nothing is copied. Raises ValueError for a shape that cannot be cut."""
         cut = self.selection.cut(shape)
-        kept = [self._layers[index] for index in cut.layers]
-        for position, layer in enumerate(kept):
-            layer.self_attn.layer_idx = position
-            layer.mlp.gate_proj.out_active = cut.neurons
-            layer.mlp.up_proj.out_active = cut.neurons
-            layer.mlp.down_proj.in_active = cut.neurons
+        kept, attending = [], 0
+        for part in cut.layers:
+            layer, (attention, feed_forward) = self._layers[part.index], self._parts[part.index]
+            attention.layer_idx = attending
+            attending += part.attention
+            layer.self_attn = attention if part.attention else self._no_attention
+            layer.mlp = feed_forward if part.neurons else self._no_feed_forward
+            feed_forward.gate_proj.out_active = part.neurons
+            feed_forward.up_proj.out_active = part.neurons
+            feed_forward.down_proj.in_active = part.neurons
+            kept.append(layer)
+        untouched = shape == self.full and not self.settings.adapt_full
+        mixture_E = None if untouched else self.mixtures([shape])[0].to(self.model.device)
         for elastic in self.adapters.values():
-            elastic.adapted = shape != self.full
+            elastic.mix(mixture_E)
         self.model.model.layers = nn.ModuleList(kept)
         self.model.config.num_hidden_layers = len(kept)
         self.shape = shape
 
     @contextmanager
-    def active(self, shape: Shape) -> Iterator[PreTrainedModel]:
+    def active(self, shape: AnyShape) -> Iterator[PreTrainedModel]:
         """`activate(shape)` for a while, then back to the shape before."""
         before = self.shape
         self.activate(shape)
@@ -74,18 +92,47 @@ class Supernet:
         finally:
             self.activate(before)
 
+    def mixtures(self, shapes: Sequence[AnyShape]) -> Tensor:
+        """How much each of the E experts adds to each of the S shapes, [S, E] on the CPU."""
+        if self.settings.experts == 1:
+            return torch.ones(len(shapes), 1)
+        mixtures_SE: Tensor = self.gate(torch.stack([self._describe(shape) for shape in shapes]))
+        return mixtures_SE
+
+    def _describe(self, shape: AnyShape) -> Tensor:
+        """Which layers attend and how wide their FFNs are, [2 L], each from 0 to 1."""
+        described = torch.zeros(2, len(self._layers))
+        for part in self.selection.cut(shape).layers:
+            described[0, part.index] = part.attention
+            described[1, part.index] = part.neurons / self.model.config.intermediate_size
+        return described.flatten()
+
+    def _gate(self) -> Gate | FixedGate:
+        """Experts start at shapes far from each other: the largest student, the smallest, and those between."""
+        students = [shape for shape in self.space.all if shape != self.full]
+        described = [self._describe(shape) for shape in students]
+        experts = self.settings.experts
+        if experts == 1 or self.settings.gate == "uniform":
+            return FixedGate(experts)
+        if self.settings.gate == "one_a_shape":
+            if experts != len(students):
+                raise ValueError(f"one expert a shape takes adapters.experts: {len(students)}, got {experts}")
+            return FixedGate(experts, torch.stack(described))
+        return Gate(torch.stack([described[index] for index in spread(experts, described)]), self.settings.top_k)
+
     def layer(self, index: int) -> nn.Module:
         """Layer `index` of the base, active or not."""
         layer: nn.Module = self._layers[index]
         return layer
 
     def trainable(self) -> dict[str, Tensor]:
-        """The adapters' factors by name, `<layer>.<linear>.A` and `.B`."""
-        return {
+        """The adapters' factors by name, `<layer>.<linear>.A` and `.B`, and the gate's parameters, `gate.<name>`."""
+        factors = {
             f"{name}.{factor}": tensor
             for name, elastic in self.adapters.items()
-            for factor, tensor in (("A", elastic.A_RI), ("B", elastic.B_OR))
+            for factor, tensor in (("A", elastic.A_ERI), ("B", elastic.B_EOR))
         }
+        return {**factors, **{f"gate.{name}": tensor for name, tensor in self.gate.named_parameters()}}
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write adapters, selection and `facts` (anything JSON: the base's fingerprint, quality by shape)."""
@@ -96,8 +143,8 @@ class Supernet:
         own = {
             "depths": self.space.depths,
             "widths_percent": self.space.widths_percent,
-            "rank": self.rank,
-            "alpha": self.alpha,
+            "mixed": [str(shape) for shape in self.space.mixed],
+            "adapters": vars(self.settings),
         }
         (folder / FACTS_FILE).write_text(json.dumps({**facts, **own}, indent=1, sort_keys=True) + "\n")
 
@@ -105,8 +152,9 @@ class Supernet:
     def load(cls, folder: Path, model: PreTrainedModel) -> Supernet:
         """Open a saved supernet over its base; raises ValueError when the adapters do not fit the model."""
         facts = json.loads((folder / FACTS_FILE).read_text())
-        space = ShapeSpace(tuple(facts["depths"]), tuple(facts["widths_percent"]))
-        supernet = cls(model, Selection.load(folder), space, facts["rank"], facts["alpha"])
+        mixed = tuple(shape for text in facts["mixed"] if isinstance(shape := parse_shape(text), MixedShape))
+        space = ShapeSpace(tuple(facts["depths"]), tuple(facts["widths_percent"]), mixed)
+        supernet = cls(model, Selection.load(folder), space, AdapterSettings(**facts["adapters"]))
         supernet.restore(load_file(folder / "adapters.safetensors"))
         return supernet
 

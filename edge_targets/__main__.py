@@ -19,13 +19,13 @@ import edge_targets
 from components.files import replace_text
 from components.progress import progress_of, say
 from components.quiet import quiet_libraries
-from components.shape import Shape
+from components.shape import parse_shape
 from edge_targets._target import PackageError, PackageRequest
 
 
 def package(given: argparse.Namespace) -> None:
     target = edge_targets.load(given.target)
-    request = PackageRequest(given.checkpoint, Shape.parse(given.shape), given.quantization, given.context)
+    request = PackageRequest(given.checkpoint, parse_shape(given.shape), given.quantization, given.context)
     target.quantization(request.quantization)
     refusal = target.refuses(request.shape)
     if refusal:

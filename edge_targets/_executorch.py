@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.checkpoint import architecture_of, layers_of
 from components.quiet import quiet_libraries
 from edge_targets import _package
 from edge_targets._target import Package, PackageError, PackageRequest, Quantization
@@ -62,7 +63,7 @@ def package(request: PackageRequest, out: Path, *, target: str) -> Package:
 
 def _checked_config(request: PackageRequest) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((request.checkpoint / "config.json").read_text())
-    given = (config.get("architectures") or ["none named"])[0]
+    given = architecture_of(config)
     if given not in ARCHITECTURES:
         raise PackageError(f"ExecuTorch packages are made of {', '.join(ARCHITECTURES)}; the checkpoint is a {given}")
     if request.quantization not in {quantization.name for quantization in QUANTIZATIONS}:
@@ -97,9 +98,10 @@ def _grouped_widths(config: dict[str, Any], quantization: str) -> dict[str, int]
         return {"hidden_size": config["hidden_size"]}
     heads = config["num_attention_heads"]
     attention = heads * (config.get("head_dim") or config["hidden_size"] // heads)
+    widths = {neurons for _, neurons in layers_of(config)}
     return {
         "hidden_size": config["hidden_size"],
-        "intermediate_size": config["intermediate_size"],
+        **{f"an FFN of {width} neurons": width for width in widths},
         "num_attention_heads * head_dim": attention,
     }
 
@@ -126,7 +128,7 @@ def _metadata(request: PackageRequest, config: dict[str, Any], most_positions: i
         "get_max_seq_len": most_positions,
         "get_max_context_len": request.context_length,
         "get_vocab_size": config["vocab_size"],
-        "get_n_layers": config["num_hidden_layers"],
+        "get_n_layers": sum(attends for attends, _ in layers_of(config)),
         "get_eos_ids": [eos] if isinstance(eos, int) else list(eos or []),
         **({"get_bos_id": bos} if isinstance(bos, int) else {}),
         "use_kv_cache": True,

@@ -16,6 +16,7 @@ from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  import
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from components.mixed import NoAttention, NoFeedForward
 from edge_targets._target import PackageError
 
 _MOST_POSITIONS_A_CALL = 128
@@ -64,24 +65,28 @@ class Decoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """One decoder layer, its linear layers and norms those of the Hugging Face module."""
+    """One decoder layer, its linear layers and norms those of the Hugging Face module; a block that is gone stays so."""
 
     def __init__(self, layer: Any, config: Any, context_length: int) -> None:
         super().__init__()
         attention = layer.self_attn
-        self.q, self.k, self.v, self.o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-        self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        self.attends = not isinstance(attention, NoAttention)
+        self.mlp = None if isinstance(layer.mlp, NoFeedForward) else layer.mlp
         self.attention_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self.mlp = layer.mlp
-        self.head_dim, self.scale = attention.head_dim, attention.scaling
-        cache_1CKD = torch.zeros(1, context_length, config.num_key_value_heads, self.head_dim)
-        self.register_buffer("keys_1CKD", cache_1CKD)
-        self.register_buffer("values_1CKD", cache_1CKD.clone())
+        if self.attends:
+            self.q, self.k, self.v, self.o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+            self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+            self.head_dim, self.scale = attention.head_dim, attention.scaling
+            cache_1CKD = torch.zeros(1, context_length, config.num_key_value_heads, self.head_dim)
+            self.register_buffer("keys_1CKD", cache_1CKD)
+            self.register_buffer("values_1CKD", cache_1CKD.clone())
 
     def forward(self, hidden_1SH: Tensor, cos_S1D: Tensor, sin_S1D: Tensor, start: int) -> Tensor:
-        hidden_1SH = hidden_1SH + self._attend(self.attention_norm(hidden_1SH), cos_S1D, sin_S1D, start)
-        out_1SH: Tensor = hidden_1SH + self.mlp(self.mlp_norm(hidden_1SH))
-        return out_1SH
+        if self.attends:
+            hidden_1SH = hidden_1SH + self._attend(self.attention_norm(hidden_1SH), cos_S1D, sin_S1D, start)
+        if self.mlp is not None:
+            hidden_1SH = hidden_1SH + self.mlp(self.mlp_norm(hidden_1SH))
+        return hidden_1SH
 
     def _attend(self, x_1SH: Tensor, cos_S1D: Tensor, sin_S1D: Tensor, start: int) -> Tensor:
         length = x_1SH.shape[1]

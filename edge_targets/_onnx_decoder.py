@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from components.checkpoint import architecture_of, layers_of
 from edge_targets._onnx_blocks import Floats
 from edge_targets._target import PackageError
 
@@ -24,7 +25,8 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 class Decoder:
     """What the graph must know of a model besides its weights."""
 
-    layers: int
+    layers: tuple[tuple[bool, bool], ...]
+    """Whether each layer attends, and whether it has an FFN."""
     hidden_size: int
     heads: int
     key_value_heads: int
@@ -34,6 +36,11 @@ class Decoder:
     rope_theta: float
     tied: bool
     context_length: int
+
+    @property
+    def attending(self) -> int:
+        """Layers that attend, each with a cache of its own."""
+        return sum(attends for attends, _ in self.layers)
 
     @property
     def cache_shape(self) -> list[int]:
@@ -57,7 +64,7 @@ def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
         raise PackageError(f"a context of {context_length} tokens was asked for; the model takes 1 to {longest}")
     heads = config["num_attention_heads"]
     return Decoder(
-        layers=config["num_hidden_layers"],
+        layers=tuple((attends, neurons > 0) for attends, neurons in layers_of(config)),
         hidden_size=config["hidden_size"],
         heads=heads,
         key_value_heads=config.get("num_key_value_heads") or heads,
@@ -71,7 +78,7 @@ def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
 
 
 def _refuse_unsupported(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
-    architecture = (config.get("architectures") or ["none"])[0]
+    architecture = architecture_of(config)
     if architecture not in ARCHITECTURES:
         raise PackageError(f"the architecture is {architecture}; the graph is written for {', '.join(ARCHITECTURES)}")
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None

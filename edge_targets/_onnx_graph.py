@@ -15,8 +15,9 @@ positions whose logits are wanted: prefill pays the head for one), and `past_key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def build(decoder: Decoder, storage: Storage, tensor: Callable[[str], Floats | N
         helper.make_tensor_value_info("logits_from", TensorProto.INT64, [1]),
     ]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "wanted_tokens", decoder.vocabulary])]
-    for cache in (f"{layer}.{part}" for layer in range(decoder.layers) for part in ("key", "value")):
+    for cache in (f"{layer}.{part}" for layer in range(decoder.attending) for part in ("key", "value")):
         for values, name in ((inputs, f"past_key_values.{cache}"), (outputs, f"present.{cache}")):
             values.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, decoder.cache_shape))
     return helper.make_model(
@@ -91,19 +92,28 @@ class _Graph:
         decoder = self.decoder
         for name, cache in zip(("cos_cache", "sin_cache"), decoder.rotary_caches(), strict=True):
             self._constant(name, cache)
-        prefixes = [f"model.layers.{layer}" for layer in range(decoder.layers)]
-        norms_after = [*(f"{prefix}.input_layernorm" for prefix in prefixes[1:]), "model.norm"]
+        blocks = list(self._blocks())
+        norms_after = [*(norm for norm, _ in blocks[1:]), "model.norm"]
         residual = self._embedding()
-        hidden = self._norm(f"{prefixes[0]}.input_layernorm", residual)
-        for layer, (prefix, norm_after) in enumerate(zip(prefixes, norms_after, strict=True)):
-            attended = self._attention(layer, f"{prefix}.self_attn", hidden)
-            hidden, residual = self._skip_norm(f"{prefix}.post_attention_layernorm", attended, residual)
-            hidden, residual = self._skip_norm(norm_after, self._feed_forward(f"{prefix}.mlp", hidden), residual)
+        hidden = self._norm(blocks[0][0], residual)
+        for (_, block), norm_after in zip(blocks, norms_after, strict=True):
+            hidden, residual = self._skip_norm(norm_after, block(hidden), residual)
         to_the_end, of_tokens = self._constant("last", np.array([2**62])), self._constant("token_axis", np.array([1]))
         wanted = self._node("Slice", [hidden, "logits_from", to_the_end, of_tokens], "wanted")
         self._linear(
             wanted, ["model.embed_tokens" if decoder.tied else "lm_head"], "logits", self.storage.embedding_bits
         )
+
+    def _blocks(self) -> Iterator[tuple[str, Callable[[str], str]]]:
+        """Every attention and FFN that is there, with the norm before it; caches are numbered among those that attend."""
+        cache = 0
+        for layer, (attends, feeds_forward) in enumerate(self.decoder.layers):
+            prefix = f"model.layers.{layer}"
+            if attends:
+                yield f"{prefix}.input_layernorm", partial(self._attention, cache, f"{prefix}.self_attn")
+                cache += 1
+            if feeds_forward:
+                yield f"{prefix}.post_attention_layernorm", partial(self._feed_forward, f"{prefix}.mlp")
 
     def _embedding(self) -> str:
         table, _, _ = self._weight(["model.embed_tokens"], self.storage.embedding_bits)
@@ -130,11 +140,11 @@ class _Graph:
         names = [self._constant(name, np.array([bound])) for name, bound in bounds.items()]
         return self._node("Slice", [padded, *names], "embedded")
 
-    def _attention(self, layer: int, prefix: str, hidden: str) -> str:
+    def _attention(self, cache: int, prefix: str, hidden: str) -> str:
         projections = [f"{prefix}.{part}_proj" for part in "qkv"]
         packed = self._linear(hidden, projections, f"{prefix}.qkv", self.storage.linear_bits)
-        past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
-        present = [f"present.{layer}.key", f"present.{layer}.value"]
+        past = [f"past_key_values.{cache}.key", f"past_key_values.{cache}.value"]
+        present = [f"present.{cache}.key", f"present.{cache}.value"]
         attended = self._node(
             "GroupQueryAttention",
             [packed, "", "", *past, "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"],

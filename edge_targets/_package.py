@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.checkpoint import layers_of
 from edge_targets._target import Package, PackageError, PackageRequest
 
 FORMAT_VERSION = 1
@@ -81,11 +82,12 @@ def read(folder: Path) -> Mapping[str, Any]:
 
 
 def kv_cache_bytes(config: Mapping[str, Any], context_length: int, bytes_per_value: int = 4) -> int:
-    """Bytes of keys and values of all layers at a full context, for a Llama-like `config.json`."""
+    """Bytes of keys and values of all attending layers at a full context, for a Llama-like `config.json`."""
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     key_value_heads = config.get("num_key_value_heads") or heads
-    return int(2 * config["num_hidden_layers"] * context_length * key_value_heads * head_dim * bytes_per_value)
+    attending = sum(attends for attends, _ in layers_of(config))
+    return int(2 * attending * context_length * key_value_heads * head_dim * bytes_per_value)
 
 
 def _eos_token_ids(folder: Path, config: Mapping[str, Any]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shape import Shape
+from components.shape import AnyShape
 
 
 class PackageError(Exception):
@@ -76,8 +76,9 @@ class PackageRequest:
     """All that decides a package's bytes."""
 
     checkpoint: Path
-    """An ordinary Hugging Face folder holding the dense subnet in float32, its tokenizer and its licence."""
-    shape: Shape
+    """A folder with the dense subnet in float32, its tokenizer and its licence: an ordinary Hugging Face one, or that of a
+    mixed shape (`components.mixed`)."""
+    shape: AnyShape
     quantization: str
     context_length: int
 
@@ -107,7 +108,7 @@ class Target:
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
     load: Callable[[Path, int], Runner]
     """(package folder, threads) -> Runner."""
-    refuses: Callable[[Shape], str | None] = field(default=lambda shape: None)
+    refuses: Callable[[AnyShape], str | None] = field(default=lambda shape: None)
     """Why this target cannot run a shape, or None when it can."""
     runtime_modules: tuple[str, ...] = ()
     """Modules that must import for `load` to work; `amoeba doctor` looks for them."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import edge_targets
 from components.latency import Weights, predict
 from components.search import Candidate, NothingFitsError, Verdict, choose
-from components.shape import Shape
+from components.selection import Selection
+from components.shape import AnyShape, parse_shape
 from flows.bases import Declared, parameters
 from flows.work import JobError
 
@@ -23,7 +24,7 @@ class Choice:
     """What is built for a target, and why nothing else was."""
 
     target: str
-    shape: Shape
+    shape: AnyShape
     quantization: str
     verdicts: tuple[Verdict, ...]
 
@@ -32,16 +33,16 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
     """The best shape and quantization within a budget (the target's own when None); raises JobError when none fits."""
     target = edge_targets.load(target_name)
     supernet = json.loads((base.artifacts / "supernet" / "supernet.json").read_text())
-    multiple = json.loads((base.artifacts / "selection" / "selection.json").read_text())["neuron_multiple"]
+    selection = Selection.load(base.artifacts / "selection")
     config = json.loads((base_folder / "config.json").read_text())
     context = parameters()["package"]["context_length"]
     candidates, refused = [], []
     for text, perplexity in supernet["validation_perplexity"].items():
-        shape = Shape.parse(text)
+        shape = parse_shape(text)
         if target.refuses(shape):
             refused.append(f"{shape}: {target.refuses(shape)}")
             continue
-        weights = Weights.of(config, shape.depth, shape.neurons(config["intermediate_size"], multiple))
+        weights = Weights.of(config, ((part.attention, part.neurons) for part in selection.cut(shape).layers))
         for quantization in target.quantizations:
             cost = predict(
                 weights,
@@ -56,7 +57,7 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
     if not candidates:
         raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
     usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
-    full = max(usual, key=lambda c: (c.shape.depth, c.shape.width_percent)).cost
+    full = max((candidate.cost for candidate in usual), key=lambda cost: cost.size_mb)
     wanted = budget or target.budget
     try:
         chosen, verdicts = choose(

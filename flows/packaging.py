@@ -8,7 +8,7 @@ from pathlib import Path
 
 import edge_targets
 from components.quiet import quiet_libraries
-from components.shape import Shape
+from components.shape import AnyShape, Shape
 from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
@@ -18,7 +18,7 @@ from flows.work import key_of, once, run_apart
 _BUILDERS = ("torch", "transformers", "onnx", "onnxruntime", "executorch", "torchao")
 
 
-def checkpoint_for(base: Declared, shape: Shape) -> Path:
+def checkpoint_for(base: Declared, shape: AnyShape) -> Path:
     """The float subnet as an ordinary Hugging Face folder, extracted once a supernet and shape."""
     key = key_of({"supernet": revision("supernet", base), "base": base.fingerprint, "shape": str(shape)})
 
@@ -88,11 +88,15 @@ def _code_digest(folder: Path, *targets: str) -> str:
     return total.hexdigest()
 
 
-def _card(base: Declared, licence: str, shape: Shape) -> str:
+def _card(base: Declared, licence: str, shape: AnyShape) -> str:
+    if isinstance(shape, Shape):
+        kept = f"{shape.depth} whole layers, {shape.width_percent} % of the FFN neurons in each"
+    else:
+        kept = f"attention in {sum(layer.attention for layer in shape.layers)} layers, FFNs of different widths"
     return (
         f"---\nlicense: {licence}\n---\n\n# {base.name} {shape}\n\n"
-        f"A subnet of {base.source}: {shape.depth} whole layers, {shape.width_percent} % of the FFN neurons in each, cut from "
-        "one elastic supernet and merged into plain weights. Quality and speed are in the manifest beside the package.\n\n"
+        f"A subnet of {base.source}: {kept}, cut from one elastic supernet and merged into plain weights. "
+        "Quality and speed are in the manifest beside the package.\n\n"
         f"The base's licence, {licence}, holds for this subnet; its text is in LICENSE. The subnet is more often wrong than "
         "its base and inherits its limits: check what it says.\n"
     )

@@ -7,7 +7,7 @@ import torch
 from fixtures.tiny import make_model
 
 from components.depth import Dropped, choose_layers, stages
-from components.prefix import DropMetric
+from components.prefix import ShapeMetric
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -54,36 +54,36 @@ def slow_kl(seed: int, tokens_BT: torch.Tensor, dropped: Dropped, stride: int) -
 
 
 def test_the_prefix_cache_gives_the_slow_programme_cell_by_cell(tokens: torch.Tensor) -> None:
-    metric = DropMetric(make_model(layers=6), tokens, stride=4)
-    cached = choose_layers(6, 1, 4, lambda dropped, good_enough: metric(dropped))
+    metric = ShapeMetric(make_model(layers=6), tokens)
+    cached = choose_layers(6, 1, 4, lambda dropped, good_enough: metric.dropping(dropped))
     slow = choose_layers(6, 1, 4, lambda dropped, good_enough: slow_kl(0, tokens, dropped, 4) if dropped else 0.0)
     assert cached.dropped == slow.dropped
     assert cached.best == pytest.approx(slow.best, rel=1e-4)
 
 
 def test_giving_up_early_changes_no_cell(tokens: torch.Tensor) -> None:
-    patient = DropMetric(make_model(layers=6), tokens, stride=4)
-    hasty = DropMetric(make_model(layers=6), tokens, stride=4)
-    kept = choose_layers(6, 1, 4, lambda dropped, good_enough: patient(dropped))
-    assert choose_layers(6, 1, 4, hasty).dropped == kept.dropped
+    patient = ShapeMetric(make_model(layers=6), tokens)
+    hasty = ShapeMetric(make_model(layers=6), tokens)
+    kept = choose_layers(6, 1, 4, lambda dropped, good_enough: patient.dropping(dropped))
+    assert choose_layers(6, 1, 4, hasty.dropping).dropped == kept.dropped
 
 
 def test_only_layers_behind_the_first_dropped_one_run(tokens: torch.Tensor) -> None:
-    metric = DropMetric(make_model(layers=6), tokens)
-    metric(frozenset({2, 4}))
+    metric = ShapeMetric(make_model(layers=6), tokens)
+    metric.dropping(frozenset({2, 4}))
     assert metric.layer_evaluations == 2  # 3 and 5
 
 
 def test_thirty_layers_take_3815_layer_evaluations() -> None:
-    metric = DropMetric(make_model(layers=30), torch.randint(2, 96, (1, 4)))
-    choose_layers(30, 1, 14, lambda dropped, good_enough: metric(dropped))
+    metric = ShapeMetric(make_model(layers=30), torch.randint(2, 96, (1, 4)))
+    choose_layers(30, 1, 14, lambda dropped, good_enough: metric.dropping(dropped))
     assert metric.layer_evaluations == 3815
 
 
 def test_a_killed_search_goes_on_to_the_same_table(tokens: torch.Tensor, tmp_path: Path) -> None:
     memory = tmp_path / "metric.json"
-    undisturbed = choose_layers(6, 1, 4, DropMetric(make_model(layers=6), tokens))
-    killed = DropMetric(make_model(layers=6), tokens, memory=memory)
+    undisturbed = choose_layers(6, 1, 4, ShapeMetric(make_model(layers=6), tokens).dropping)
+    killed = ShapeMetric(make_model(layers=6), tokens, memory=memory)
     evaluations = 0
 
     def kill() -> None:
@@ -94,9 +94,9 @@ def test_a_killed_search_goes_on_to_the_same_table(tokens: torch.Tensor, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        choose_layers(6, 1, 4, killed, kill)
-    resumed = DropMetric(make_model(layers=6), tokens, memory=memory)
-    assert choose_layers(6, 1, 4, resumed) == undisturbed
-    whole = DropMetric(make_model(layers=6), tokens)
-    choose_layers(6, 1, 4, whole)
+        choose_layers(6, 1, 4, killed.dropping, kill)
+    resumed = ShapeMetric(make_model(layers=6), tokens, memory=memory)
+    assert choose_layers(6, 1, 4, resumed.dropping) == undisturbed
+    whole = ShapeMetric(make_model(layers=6), tokens)
+    choose_layers(6, 1, 4, whole.dropping)
     assert resumed.layer_evaluations < whole.layer_evaluations

@@ -1,16 +1,27 @@
 import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fixtures.tiny import make_model
+from safetensors import safe_open
 
 from components.evaluate import perplexity
-from components.finetune import FinetuneSettings, balanced_backward, batch_order, distill, finetune
+from components.finetune import (
+    DivergedError,
+    FinetuneSettings,
+    _accumulate,
+    balanced_backward,
+    batch_order,
+    distill,
+    finetune,
+)
 from components.reference import logits_of
 from components.selection import SelectionSettings, select
-from components.shape import Shape, ShapeSpace
+from components.shape import Shape, ShapeSpace, parse_shape
+from components.smol import AdapterSettings, usage_entropy
 from components.supernet import Supernet
 
 SETTINGS = FinetuneSettings(
@@ -24,7 +35,8 @@ SETTINGS = FinetuneSettings(
     evaluate_every=15,
     seed=0,
 )
-SPACE = ShapeSpace((4, 3, 2), (100, 50))
+SPACE = ShapeSpace((4, 3, 2), (100, 50), mixed=(parse_shape("h4c24"),))
+ADAPTERS = AdapterSettings(rank=8, alpha=16, experts=3, top_k=2)
 NEVER_SAMPLED = Shape(3, 75)
 
 
@@ -50,13 +62,13 @@ WINDOWS = small_language(16, seed=2)
 HELD_OUT = small_language(8, seed=3)
 
 
-def supernet() -> Supernet:
+def supernet(adapters: AdapterSettings = ADAPTERS) -> Supernet:
     """Over a base that is sure of its answers, so that there is something to teach."""
     model = make_model()
     with torch.no_grad():
         model.lm_head.weight *= 3
     selection = select(copy.deepcopy(model), WINDOWS[:2], SelectionSettings(2, 1, 4, "fluctuation", 8))
-    return Supernet(model, selection, SPACE, rank=8, alpha=16)
+    return Supernet(model, selection, SPACE, adapters)
 
 
 def distance(made: Supernet, shape: Shape) -> float:
@@ -104,6 +116,61 @@ def test_a_teacher_whose_answers_are_shuffled_teaches_nothing(monkeypatch: pytes
     assert distance(made, SPACE.smallest) > 0.9 * before
 
 
+@pytest.mark.parametrize("mixing", ["factors", "product"])
+def test_after_training_shapes_have_different_mixtures_and_no_expert_does_everything(mixing: str) -> None:
+    made = supernet(replace(ADAPTERS, mixing=mixing))
+    finetune(made, WINDOWS, SETTINGS)
+    students = [shape for shape in SPACE.all if shape != made.full]
+    mixtures_SE = made.mixtures(students)
+    assert (mixtures_SE > 0).sum(1).tolist() == [2] * len(students)
+    assert len({tuple(row) for row in mixtures_SE.tolist()}) == len(students)
+    assert usage_entropy(mixtures_SE) >= 0.5 * math.log(3)
+
+
+def test_a_batch_read_in_parts_steps_like_the_mean_of_its_parts() -> None:
+    whole, parted = supernet(), supernet()
+    first, second = WINDOWS[0:4:2], WINDOWS[1:4:2]
+    for part in (first, second):
+        distill(whole, part, (SPACE.smallest,), 2)
+    _accumulate(parted, WINDOWS, [0, 1, 2, 3], (SPACE.smallest,), replace(SETTINGS, accumulate=2, gate_balance=0.0))
+    wanted = whole.trainable()
+    for name, tensor in parted.trainable().items():
+        if not name.startswith("gate."):
+            torch.testing.assert_close(tensor.grad, wanted[name].grad)
+
+
+def test_an_in_place_teacher_learns_from_the_text_and_teaches() -> None:
+    made = supernet(replace(ADAPTERS, adapt_full=True))
+    full = perplexity(logits_of(made.model), HELD_OUT.tolist()).value
+    before = distance(made, SPACE.smallest)
+    finetune(made, WINDOWS, SETTINGS)
+    assert perplexity(logits_of(made.model), HELD_OUT.tolist()).value < 0.9 * full
+    assert distance(made, SPACE.smallest) < before
+
+
+def test_a_loss_that_is_no_number_stops_names_the_batch_and_keeps_the_checkpoint(tmp_path) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    made = supernet()
+
+    def poison(report) -> None:
+        if report.step == 12:
+            with torch.no_grad():
+                made.layer(0).mlp.up_proj.weight_OI[0, 0] = torch.nan
+
+    with pytest.raises(DivergedError, match=r"at step 13 the loss of the teacher is nan on windows \[\d+, "):
+        finetune(made, WINDOWS, SETTINGS, checkpoint, poison)
+    with safe_open(checkpoint, "pt") as saved:
+        assert saved.metadata()["step"] == "10"
+        assert all(bool(torch.isfinite(saved.get_tensor(name)).all()) for name in saved.keys())  # noqa: SIM118
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    finetune(supernet(), WINDOWS, replace(SETTINGS, steps=10), checkpoint)
+    with pytest.raises(ValueError, match="a checkpoint of other settings"):
+        finetune(supernet(), WINDOWS, SETTINGS, checkpoint)
+
+
 def slow_balanced(hidden: torch.Tensor, head: torch.nn.Module, teacher: torch.Tensor, reference: float) -> torch.Tensor:
     loss = -(teacher.softmax(-1) * head(hidden).log_softmax(-1)).sum(-1).mean()
     return reference / loss.detach() * loss
@@ -126,7 +193,7 @@ def test_the_balanced_loss_has_the_references_value_and_the_scaled_gradient(posi
 def test_the_teacher_gets_no_gradient_and_the_base_none_either() -> None:
     made = supernet()
     distill(made, WINDOWS[:2], (SPACE.smallest,))
-    assert all(p.grad is None for name, p in made.model.named_parameters() if not name.endswith(("A_RI", "B_OR")))
+    assert all(p.grad is None for name, p in made.model.named_parameters() if not name.endswith(("A_ERI", "B_EOR")))
     assert any(tensor.grad is not None for tensor in made.trainable().values())
 
 

@@ -8,11 +8,11 @@ from fixtures.tiny import make_model
 
 from components.latency import Cost, Weights, measure, peak_memory_mb, predict
 from components.search import Candidate, NothingFitsError, choose
-from components.shape import Shape
+from components.shape import parse_shape
 
 
 def candidate(shape: str, perplexity: float, tpot_ms: float, memory_mb: float = 100) -> Candidate:
-    return Candidate(Shape.parse(shape), "int8", perplexity, Cost(50, tpot_ms, memory_mb, memory_mb))
+    return Candidate(parse_shape(shape), "int8", perplexity, Cost(50, tpot_ms, memory_mb, memory_mb))
 
 
 CANDIDATES = [candidate("d30w100", 20, 10, 200), candidate("d24w100", 30, 8, 160), candidate("d20w50", 80, 4, 90)]
@@ -53,15 +53,15 @@ def test_when_nothing_fits_the_fastest_is_named() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_are_counted_as_torch_counts_them(tied: bool) -> None:
     model = make_model("llama", tied=tied)
-    weights = Weights.of(model.config.to_dict(), 4, 128)
+    weights = Weights.of(model.config.to_dict(), [(True, 128)] * 4)
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
     assert weights.layers + weights.embedding * (1 if tied else 2) == matrices
 
 
 def test_a_narrower_shape_and_fewer_bits_are_predicted_faster_and_smaller() -> None:
     config = make_model().config.to_dict()
-    wide, narrow = (predict(Weights.of(config, 4, neurons), 8, 8, 10, 100, 256) for neurons in (128, 64))
-    coarse = predict(Weights.of(config, 4, 128), 4, 8, 10, 100, 256)
+    wide, narrow = (predict(Weights.of(config, [(True, neurons)] * 4), 8, 8, 10, 100, 256) for neurons in (128, 64))
+    coarse = predict(Weights.of(config, [(True, 128)] * 4), 4, 8, 10, 100, 256)
     for less in (narrow, coarse):
         assert less.tpot_ms < wide.tpot_ms
         assert less.memory_mb < wide.memory_mb

@@ -4,20 +4,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shape import Shape, ShapeSpace
+from components.shape import GONE, LayerShape, MixedShape, Shape, ShapeSpace, parse_shape
 
 SPACE = ShapeSpace((30, 24, 20), (100, 75, 50))
 
 
 @given(st.integers(1, 200), st.integers(1, 100))
 def test_a_shape_reads_what_it_writes(depth: int, width: int) -> None:
-    assert Shape.parse(str(Shape(depth, width))) == Shape(depth, width)
+    assert parse_shape(str(Shape(depth, width))) == Shape(depth, width)
 
 
-@pytest.mark.parametrize("text", ["", "d24", "w75", "24x75", "d24w75 ", "d-1w50"])
+layers = st.builds(LayerShape, st.booleans(), st.integers(0, 4))
+
+
+@given(st.lists(layers, min_size=1, max_size=40).filter(lambda kept: any(layer.attention for layer in kept)))
+def test_a_mixed_shape_reads_what_it_writes(kept: list[LayerShape]) -> None:
+    assert parse_shape(str(MixedShape(tuple(kept)))) == MixedShape(tuple(kept))
+
+
+def test_a_mixed_shape_says_layer_by_layer_what_it_keeps() -> None:
+    shape = parse_shape("h42ac")
+    assert shape == MixedShape((LayerShape(True, 4), LayerShape(True, 2), GONE, LayerShape(False, 2)))
+    assert [layer.neurons(256, 32) for layer in shape.layers] == [256, 128, 0, 128]
+
+
+@pytest.mark.parametrize("text", ["haaa", "hbcd"])
+def test_a_shape_without_any_attention_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="at least 1 layer with attention"):
+        parse_shape(text)
+
+
+@pytest.mark.parametrize("text", ["", "d24", "w75", "24x75", "d24w75 ", "d-1w50", "h", "h45", "h4f", "H4"])
 def test_text_that_is_no_shape_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="like d24w75"):
-        Shape.parse(text)
+        parse_shape(text)
 
 
 @given(st.integers(1, 100), st.sampled_from([1, 32, 64]), st.integers(1, 40))

@@ -61,7 +61,7 @@ def test_onboarding_releases_one_measured_artifact(onboarded: dict[str, Any]) ->
 def test_the_choice_is_explained_candidate_by_candidate(onboarded: dict[str, Any]) -> None:
     verdicts = onboarded["released"][0]["choice"]["verdicts"]
     assert [verdict["reason"] for verdict in verdicts].count("chosen") == 1
-    assert len(verdicts) == 6 * 3  # shapes of the space, quantizations of the target
+    assert len(verdicts) == (6 + 1) * 3  # shapes of the grid and the mixed one, quantizations of the target
 
 
 def test_nothing_is_stale_and_nothing_is_unpushed_after_onboarding(workspace: Path, onboarded: dict[str, Any]) -> None:

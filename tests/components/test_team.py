@@ -1,0 +1,71 @@
+"""Two processes train as one that reads the same batch in two parts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.team import ALONE
+
+PROJECT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+from dataclasses import replace
+from safetensors.torch import save_file
+from components.finetune import finetune
+from components.team import Team
+from test_finetune import SETTINGS, WINDOWS, supernet
+
+processes, out = int(sys.argv[1]), sys.argv[2]
+made, team = supernet(), Team.found()
+assert (team.accelerator.num_processes if team.accelerator else 1) == processes
+settings = replace(SETTINGS, steps=4, accumulate=2 // processes)
+finetune(made, WINDOWS, settings, team=team)
+if team.leads:
+    save_file({name: tensor.detach().contiguous() for name, tensor in made.trainable().items()}, out)
+"""
+
+
+def trained_by(processes: int, folder: Path) -> dict[str, torch.Tensor]:
+    script, out = folder / "train.py", folder / f"{processes}.safetensors"
+    script.write_text(SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    path = os.pathsep.join(map(str, (PROJECT, PROJECT / "tests", Path(__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *(launch if processes > 1 else []), str(script), str(processes), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(out)
+
+
+def test_two_processes_step_like_one_that_reads_the_batch_in_two_parts(tmp_path: Path) -> None:
+    one, two = trained_by(1, tmp_path), trained_by(2, tmp_path)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_alone_a_batch_is_read_whole_and_gradients_are_left_as_they_are() -> None:
+    assert ALONE.leads
+    assert ALONE.share([3, 1, 2]) == [3, 1, 2]
+    tensor = torch.ones(2, requires_grad=True)
+    tensor.sum().backward()
+    ALONE.average_gradients([tensor])
+    assert torch.equal(tensor.grad, torch.ones(2))  # type: ignore[arg-type]
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    from types import SimpleNamespace
+
+    from components.team import Team
+
+    team = Team(SimpleNamespace(num_processes=2, process_index=0, is_main_process=True))  # type: ignore[arg-type]
+    assert team.share([4, 5, 6, 7]) == [4, 6]
+    with pytest.raises(ValueError, match="3 windows cannot be shared by 2 processes"):
+        team.share([1, 2, 3])
