@@ -82,7 +82,7 @@ class ShapeMetric:
     @torch.no_grad()
     def _mean(self, shape: MixedShape, groups: slice) -> float:
         rows = self._readout.rows(groups)
-        start = next((index for index, layer in enumerate(shape.layers) if layer != WHOLE), len(self._layers))
+        start = self._first_changed(shape)
         hidden_BTH = self._inputs_LBTH[start][rows]
         for index in range(start, len(self._layers)):
             kept = shape.layers[index]
@@ -93,6 +93,10 @@ class ShapeMetric:
                 )
                 self.layer_evaluations += 1
         return float(self._readout.read(self._model, hidden_BTH, groups).mean())
+
+    def _first_changed(self, shape: MixedShape) -> int:
+        """Where a candidate leaves the full model's path; the number of layers for the full model itself."""
+        return next((index for index, layer in enumerate(shape.layers) if layer != WHOLE), len(self._layers))
 
     @torch.no_grad()
     def _full_forward(self, tokens_BT: Tensor) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -33,6 +33,11 @@ class Shape:
     def __str__(self) -> str:
         return f"d{self.depth}w{self.width_percent}"
 
+    @property
+    def blocks(self) -> float:
+        """Attentions and quarters of FFNs kept: about alike in parameters in the families that are known."""
+        return self.depth * (1 + QUARTERS * self.width_percent / 100)
+
     def neurons(self, intermediate_size: int, multiple: int) -> int:
         """FFN neurons kept a layer, rounded to the `multiple` that kernels and block quantization want."""
         return _rounded(intermediate_size, self.width_percent / 100, multiple)
@@ -92,6 +97,11 @@ class MixedShape:
     def whole(cls, layers: int) -> MixedShape:
         return cls((WHOLE,) * layers)
 
+    @property
+    def blocks(self) -> int:
+        """Attentions and quarters of FFNs kept."""
+        return sum(layer.attention + layer.quarters for layer in self.layers)
+
     def with_layer(self, index: int, layer: LayerShape) -> MixedShape:
         return MixedShape((*self.layers[:index], layer, *self.layers[index + 1 :]))
 
@@ -132,8 +142,9 @@ class ShapeSpace:
         return Shape(self.depths[0], self.widths_percent[0])
 
     @property
-    def smallest(self) -> Shape:
-        return Shape(self.depths[-1], self.widths_percent[-1])
+    def smallest(self) -> AnyShape:
+        """The one of fewest blocks."""
+        return min(self.all, key=lambda shape: shape.blocks)
 
     @property
     def grid(self) -> tuple[Shape, ...]:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from components import family
-from components.lora import ElasticLinear
-from components.mixed import NoAttention, NoFeedForward
+from components.elastic import ElasticModel
+from components.lora import ExpertLinear
 from components.selection import Selection
 from components.shape import AnyShape, MixedShape, Shape, ShapeSpace, parse_shape
 from components.smol import AdapterSettings, FixedGate, Gate, spread
@@ -28,7 +28,7 @@ from components.width import permute_neurons
 FACTS_FILE = "supernet.json"
 
 
-class Supernet:
+class Supernet(ElasticModel[ExpertLinear]):
     """Owns `model`: its linear layers are replaced and its neurons permuted."""
 
     def __init__(
@@ -39,47 +39,23 @@ class Supernet:
         adapters: AdapterSettings,
         seed: int = 0,
     ) -> None:
-        family.check_layers(model)
-        self.model, self.selection, self.space = model, selection, space
-        self.settings = adapters
-        self._layers = family.decoder_layers(model)
-        self._parts = [(layer.self_attn, layer.mlp) for layer in self._layers]
-        self._no_attention, self._no_feed_forward = NoAttention(), NoFeedForward()
-        self.full = Shape(len(self._layers), 100)
+        self.selection, self.space, self.settings = selection, space, adapters
+        self.full = Shape(len(family.decoder_layers(model)), 100)
         self._check_space()
-        model.requires_grad_(False)
         permute_neurons(model, selection.widths.neuron_order_LF)
-        self.adapters: dict[str, ElasticLinear] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for index, layer in enumerate(self._layers):
-                for parent, name in family.linears(layer):
-                    elastic = ElasticLinear(getattr(parent, name), adapters).to(model.device)
-                    setattr(parent, name, elastic)
-                    self.adapters[f"{index}.{name}"] = elastic
+            super().__init__(model, lambda linear: ExpertLinear(linear, adapters).to(linear.weight.device))
         self.gate = self._gate()
         self.activate(self.full)
 
     def activate(self, shape: AnyShape) -> None:
         """Run as `shape` from now on; nothing is copied. Raises ValueError for a shape that cannot be cut."""
-        cut = self.selection.cut(shape)
-        kept, attending = [], 0
-        for part in cut.layers:
-            layer, (attention, feed_forward) = self._layers[part.index], self._parts[part.index]
-            attention.layer_idx = attending
-            attending += part.attention
-            layer.self_attn = attention if part.attention else self._no_attention
-            layer.mlp = feed_forward if part.neurons else self._no_feed_forward
-            feed_forward.gate_proj.out_active = part.neurons
-            feed_forward.up_proj.out_active = part.neurons
-            feed_forward.down_proj.in_active = part.neurons
-            kept.append(layer)
+        self.run_as(self.selection.cut(shape))
         untouched = shape == self.full and not self.settings.adapt_full
         mixture_E = None if untouched else self.mixtures([shape])[0].to(self.model.device)
-        for elastic in self.adapters.values():
-            elastic.mix(mixture_E)
-        self.model.model.layers = nn.ModuleList(kept)
-        self.model.config.num_hidden_layers = len(kept)
+        for linear in self.linears.values():
+            linear.mix(mixture_E)
         self.shape = shape
 
     @contextmanager
@@ -120,17 +96,12 @@ class Supernet:
             return FixedGate(experts, torch.stack(described))
         return Gate(torch.stack([described[index] for index in spread(experts, described)]), self.settings.top_k)
 
-    def layer(self, index: int) -> nn.Module:
-        """Layer `index` of the base, active or not."""
-        layer: nn.Module = self._layers[index]
-        return layer
-
     def trainable(self) -> dict[str, Tensor]:
         """The adapters' factors by name, `<layer>.<linear>.A` and `.B`, and the gate's parameters, `gate.<name>`."""
         factors = {
             f"{name}.{factor}": tensor
-            for name, elastic in self.adapters.items()
-            for factor, tensor in (("A", elastic.A_ERI), ("B", elastic.B_EOR))
+            for name, linear in self.linears.items()
+            for factor, tensor in (("A", linear.A_ERI), ("B", linear.B_EOR))
         }
         return {**factors, **{f"gate.{name}": tensor for name, tensor in self.gate.named_parameters()}}
 

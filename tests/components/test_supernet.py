@@ -10,7 +10,7 @@ from fixtures.tiny import FAMILIES, make_model
 from torch import nn
 
 from components import family
-from components.lora import ElasticLinear
+from components.lora import ExpertLinear
 from components.mixed import MixedForCausalLM
 from components.reference import load_checkpoint
 from components.selection import SelectionSettings, select
@@ -44,7 +44,7 @@ def supernet(name: str = "llama", trained: bool = True, adapters: AdapterSetting
     return made
 
 
-def slow_update(elastic: ElasticLinear, mixture_E: torch.Tensor, mixing: str) -> torch.Tensor:
+def slow_update(elastic: ExpertLinear, mixture_E: torch.Tensor, mixing: str) -> torch.Tensor:
     if mixing == "product":
         return sum(g * B_OR @ A_RI for g, B_OR, A_RI in zip(mixture_E, elastic.B_EOR, elastic.A_ERI, strict=True))
     B_OR = sum(g * B_OR for g, B_OR in zip(mixture_E, elastic.B_EOR, strict=True))
@@ -65,7 +65,7 @@ def masked_logits(made: Supernet, shape: Shape, tokens: torch.Tensor) -> torch.T
             layer.forward = lambda hidden, **_: hidden
             continue
         for parent, name in family.linears(layer):
-            elastic = made.adapters[f"{index}.{name}"]
+            elastic = made.linears[f"{index}.{name}"]
             linear = getattr(parent, name)
             if shape != made.full:
                 linear.weight += elastic.scale * slow_update(elastic, mixture_E, made.settings.mixing)
@@ -159,7 +159,7 @@ def test_poison_in_everything_removed_never_reaches_the_subnet(shape: AnyShape) 
         kept = {part.index: part for part in made.selection.cut(shape).layers}
         for index in range(4):
             for parent, name in family.linears(made.layer(index)):
-                elastic: ElasticLinear = getattr(parent, name)
+                elastic: ExpertLinear = getattr(parent, name)
                 feeds_forward = name in family.FFN_LINEARS
                 if index not in kept or not (kept[index].neurons if feeds_forward else kept[index].attention):
                     elastic.weight_OI.fill_(torch.nan)
@@ -246,7 +246,7 @@ def test_a_narrower_shape_keeps_a_subset_and_shares_its_storage() -> None:
     made = supernet()
     cuts = [made.selection.cut(Shape(3, width)).uniform_neurons for width in (25, 50, 75, 100)]
     assert cuts == sorted(set(cuts))
-    elastic: ElasticLinear = made.layer(0).mlp.up_proj
+    elastic: ExpertLinear = made.layer(0).mlp.up_proj
     assert elastic.weight_OI[:8].data_ptr() == elastic.weight_OI.data_ptr()
 
 

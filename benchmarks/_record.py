@@ -1,0 +1,54 @@
+"""Where a figure comes from: kept beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def keep(name: str, figures: Mapping[str, Any]) -> None:
+    """Write `results/NAME.json` with the machine, the command and the commit that gave the figures."""
+    facts = {"command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(), **_where(), **figures}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print Markdown."""
+    for cells in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |")
+    sys.stdout.flush()
+
+
+def _where() -> dict[str, Any]:
+    import torch
+
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "commit": commit,
+        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "accelerator": accelerator},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor()
