@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from pathlib import Path
+from threading import Lock
 
 import edge_targets
 from components.quiet import quiet_libraries
@@ -15,6 +16,8 @@ from flows.data import revision
 from flows.settings import settings
 from flows.work import key_of, once, run_apart
 
+_ONE_MODEL_AT_A_TIME = Lock()
+"""transformers builds models under settings of the whole process: another thread's model would come out without weights."""
 _BUILDERS = ("torch", "transformers", "onnx", "onnxruntime", "executorch", "torchao")
 
 
@@ -31,8 +34,9 @@ def checkpoint_for(base: Declared, shape: AnyShape) -> Path:
         from components.supernet import Supernet
 
         origin = resolve(base.source, settings().cache)
-        supernet = Supernet.load(base.artifacts / "supernet", origin.load(torch.float32))
-        extract(supernet, shape).save(folder, origin, _card(base, origin.licence, shape))
+        with _ONE_MODEL_AT_A_TIME:
+            supernet = Supernet.load(base.artifacts / "supernet", origin.load(torch.float32))
+            extract(supernet, shape).save(folder, origin, _card(base, origin.licence, shape))
 
     return once(settings().cache / "subnets" / key, extract_into)
 

@@ -1,0 +1,69 @@
+"""What a target is offered: every shape it runs, and none that it refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures.tiny import make_model
+
+import edge_targets
+from components.selection import SelectionSettings, select
+from components.shape import AnyShape, MixedShape, ShapeSpace
+from components.smol import AdapterSettings
+from components.supernet import Supernet
+from flows import bases, choosing
+from flows.bases import Declared
+from flows.settings import Settings
+from flows.work import JobError
+
+BASE = Declared("tiny", "./tiny", "0" * 64, "tiny")
+NUMBERS = {"package": {"context_length": 64}, "verify": {"min_top_1": 0.8}}
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with a supernet of a grid and one mixed shape, which is the best of all."""
+    for module in (bases, choosing):
+        monkeypatch.setattr(module, "parameters", lambda: NUMBERS)
+    monkeypatch.setattr(bases, "settings", lambda: Settings(workspace=tmp_path))
+    model = make_model()
+    tokens = torch.randint(2, 96, (4, 32), generator=torch.Generator().manual_seed(1))
+    numbers = SelectionSettings(2, 1, 4, "fluctuation", 32, budgets_percent=[70])
+    chosen = select(copy.deepcopy(model), tokens, numbers)
+    mixed = tuple(choice.shape for choice in chosen.mixed.values())
+    made = Supernet(model, chosen, ShapeSpace((4, 2), (100,), mixed), AdapterSettings(2, 4))
+    quality = {str(shape): 5.0 if shape in mixed else 9.0 for shape in made.space.all}
+    made.save(BASE.artifacts / "supernet", {"validation_perplexity": quality})
+    chosen.save(BASE.artifacts / "selection")
+    (tmp_path / "config.json").write_text(json.dumps(model.config.to_dict(), default=str))
+    return tmp_path
+
+
+def refuse_mixed(shape: AnyShape) -> str | None:
+    return "its runtime takes layers that are alike" if isinstance(shape, MixedShape) else None
+
+
+def test_a_mixed_shape_is_chosen_where_it_is_best(base_folder: Path) -> None:
+    assert isinstance(choosing.choose_for(BASE, base_folder, "x86_avx512").shape, MixedShape)
+
+
+def test_a_target_that_cannot_run_mixed_shapes_is_offered_none(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(edge_targets.load("x86_avx512"), refuses=refuse_mixed)
+    monkeypatch.setattr(edge_targets, "load", lambda name: plain)
+    choice = choosing.choose_for(BASE, base_folder, "x86_avx512")
+    offered = {verdict.candidate.shape for verdict in choice.verdicts}
+    assert not any(isinstance(shape, MixedShape) for shape in offered)
+
+
+def test_a_target_that_runs_no_shape_at_all_says_why(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = replace(edge_targets.load("x86_avx512"), refuses=lambda shape: "it has no memory")
+    monkeypatch.setattr(edge_targets, "load", lambda name: none)
+    with pytest.raises(JobError, match=r"runs no shape of this supernet: .*d4w100: it has no memory"):
+        choosing.choose_for(BASE, base_folder, "x86_avx512")
