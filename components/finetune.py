@@ -29,7 +29,7 @@ from components.smol import exploring, imbalance
 from components.supernet import Supernet
 from components.team import ALONE, Team
 
-_POSITIONS_AT_ONCE = 128
+_POSITIONS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def finetune(
     ValueError for a checkpoint of other settings.
     """
     trained = supernet.trainable()
-    optimizer = torch.optim.AdamW(_groups(trained, settings), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(_groups(trained, settings), weight_decay=0.0, fused=True)
     saved = _Checkpoint(checkpoint, trained, optimizer, _configuration(supernet, settings))
     first = saved.resume()
     batches = batch_order(len(tokens_WT), settings, first)
@@ -192,38 +192,44 @@ def _configuration(supernet: Supernet, settings: FinetuneSettings) -> str:
     return hashlib.sha256(json.dumps([facts, cuts], sort_keys=True).encode()).hexdigest()
 
 
+@torch.no_grad()
 def balanced_backward(
-    hidden_NH: Tensor, head: torch.nn.Module, teacher_CV: Sequence[Tensor], reference: float, students: int = 1
+    hidden_NH: Tensor, head: torch.nn.Linear, teacher_CV: Sequence[Tensor], reference: float, students: int = 1
 ) -> float:
     """Backward of sg(reference) / sg(loss) * loss / students, where loss is soft cross-entropy; returns the loss.
 
-    The gradient towards the hidden states is gathered a few positions at a time, so that positions x vocabulary never
-    stands in float32 at once; being linear, it takes its balance weight at the end (AmoebaLLM, equation 4).
+    `teacher_CV` are the teacher's probabilities. The gradient of a position's logits is softmax(logits) - teacher, so it is
+    written down, not derived: a few positions at a time, which stay in the processor's cache, and positions x vocabulary never
+    stands in float32 at once. Being linear, it takes its balance weight at the end (AmoebaLLM, equation 4).
     """
-    leaf_NH = hidden_NH.detach().requires_grad_()
-    loss = 0.0
-    for rows_CH, logits_CV in zip(leaf_NH.split(_POSITIONS_AT_ONCE), teacher_CV, strict=True):
-        student_CV = head(rows_CH).float().log_softmax(-1)
-        part = -(logits_CV.float().softmax(-1) * student_CV).sum() / len(leaf_NH)
-        part.backward()
-        loss += float(part.detach())
-    assert leaf_NH.grad is not None
+    gradient_NH, loss, start = torch.empty_like(hidden_NH), 0.0, 0
+    for teacher in teacher_CV:
+        rows = slice(start, start + len(teacher))
+        start = rows.stop
+        logits_CV = head(hidden_NH[rows]).float()
+        normalizer_C1 = logits_CV.logsumexp(-1, keepdim=True)
+        loss += float((normalizer_C1.squeeze(1) - torch.linalg.vecdot(teacher.float(), logits_CV)).sum())
+        logits_CV.sub_(normalizer_C1).exp_().sub_(teacher)
+        gradient_NH[rows] = logits_CV.to(hidden_NH.dtype) @ head.weight
+    loss /= len(hidden_NH)
     if hidden_NH.requires_grad:
-        hidden_NH.backward(leaf_NH.grad * (reference / loss / students))
+        hidden_NH.backward(gradient_NH.mul_(reference / loss / students / len(hidden_NH)))
     return loss
 
 
 @torch.no_grad()
 def _teach(supernet: Supernet, tokens_BT: Tensor) -> tuple[list[Tensor], float]:
-    """The base's logits, a few positions at a time, and its entropy a token."""
+    """The teacher's probabilities in the base's precision, a few positions at a time, and their entropy a token."""
     with supernet.active(supernet.full) as teacher:
         hidden_NH = teacher.model(input_ids=tokens_BT, use_cache=False).last_hidden_state.flatten(0, 1)
-        teacher_CV = [teacher.lm_head(rows_CH) for rows_CH in hidden_NH.split(_POSITIONS_AT_ONCE)]
-    entropy = 0.0
-    for logits_CV in teacher_CV:
-        log_CV = logits_CV.float().log_softmax(-1)
-        entropy -= float((log_CV.exp() * log_CV).sum()) / len(hidden_NH)
-    return teacher_CV, entropy
+        taught, entropy = [], 0.0
+        for rows_CH in hidden_NH.split(_POSITIONS_AT_ONCE):
+            logits_CV = teacher.lm_head(rows_CH).float()
+            normalizer_C1 = logits_CV.logsumexp(-1, keepdim=True)
+            probabilities_CV = (logits_CV - normalizer_C1).exp_()
+            entropy += float((normalizer_C1.squeeze(1) - torch.linalg.vecdot(probabilities_CV, logits_CV)).sum())
+            taught.append(probabilities_CV.to(hidden_NH.dtype))
+    return taught, entropy / len(hidden_NH)
 
 
 def batch_order(windows: int, settings: FinetuneSettings, first_step: int) -> Iterator[list[int]]:

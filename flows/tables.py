@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ _WIDE = 200
 
 
 def onboarded(outcome: Outcome) -> None:
-    """Each published artifact against the full model, the line that pulls it, and what was considered for it."""
+    """What was considered for each target, each published artifact against the full model, and the lines that pull them."""
     table = _table(
         f"{outcome.base}: supernet version {outcome.supernet_version}; the full float model has perplexity "
         f"{outcome.full_perplexity:.2f} and accuracy {outcome.full_accuracy:.1%}",
@@ -32,7 +33,6 @@ def onboarded(outcome: Outcome) -> None:
             "TTFT ms",
             "ms/token",
             "measured on",
-            "pull",
         ],
     )
     for one in outcome.released:
@@ -48,11 +48,12 @@ def onboarded(outcome: Outcome) -> None:
             f"{point.ttft_ms:.0f}",
             f"{point.tpot_ms:.1f}",
             point.measured_on,
-            f"amoeba pull {outcome.base} {one.target} --to {outcome.base}-{one.target}",
         )
-    _show(table)
     for one in outcome.released:
         _considered(one.target, one.choice.verdicts)
+    _show(table)
+    for one in outcome.released:
+        sys.stdout.write(f"amoeba pull {outcome.base} {one.target} --to {outcome.base}-{one.target}\n")
     for target, reason in outcome.failed.items():
         Console(stderr=True).print(f"error: {target} was not published: {reason}", markup=False, highlight=False)
 
