@@ -2,9 +2,9 @@
 
     python -m benchmarks.selection_speed
 
-Counts layer evaluations of the dynamic programme (30 layers, 1 kept, 14 dropped) with and without the cache, times it plain,
-with the cache, and with the cache and early rejection, to the same table on the real base, and times width statistics and the table of one-block scores. The plain recurrence runs
-every kept layer of every candidate.
+Counts layer evaluations of the dynamic programme (30 layers, 1 kept, 14 dropped) with and without the cache; times it plain,
+with the cache, and with the cache and early rejection, to the same table on the real base; and times width statistics and
+the table of one-block scores. The plain recurrence runs every kept layer of every candidate.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ from components.shape import GONE, AnyShape, LayerShape, MixedShape, parse_shape
 from components.width import Metric as WidthMetric
 from components.width import WidthScores, permute_neurons, score_widths
 
+_FEWEST_TOKENS = 64
+
 
 @dataclass(frozen=True)
 class SelectionSettings:
@@ -174,6 +176,12 @@ def select(
     layers = len(family.decoder_layers(model))
     if not 1 <= settings.min_depth <= layers:
         raise ValueError(f"selection.min_depth must be 1 to the base's {layers} layers, got {settings.min_depth}")
+    if calibration_BT.numel() < _FEWEST_TOKENS:
+        raise ValueError(
+            f"selection reads {calibration_BT.numel()} calibration tokens and needs at least {_FEWEST_TOKENS} for scores that "
+            "mean anything; raise data.calibration_windows in params.yaml"
+        )
+    family.check_layers(model)
     widths = score_widths(model, calibration_BT.split(1), settings.width_metric)
     permute_neurons(model, widths.neuron_order_LF)
     readout = READOUTS[settings.metric](calibration_BT, settings.position_stride)

@@ -106,7 +106,10 @@ class Supernet(ElasticModel[ExpertLinear]):
         return {**factors, **{f"gate.{name}": tensor for name, tensor in self.gate.named_parameters()}}
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write adapters, selection and `facts` (anything JSON: the base's fingerprint, quality by shape)."""
+        """Write adapters, selection and `facts` (anything JSON: the base's fingerprint, quality by shape).
+
+        What every shape keeps is written out as `cuts`, [layer, attends, FFN neurons], for readers without torch.
+        """
         self.selection.save(folder)
         save_file(
             {name: tensor.detach().cpu() for name, tensor in self.trainable().items()}, folder / "adapters.safetensors"
@@ -116,6 +119,10 @@ class Supernet(ElasticModel[ExpertLinear]):
             "widths_percent": self.space.widths_percent,
             "mixed": [str(shape) for shape in self.space.mixed],
             "adapters": vars(self.settings),
+            "cuts": {
+                str(shape): [[part.index, part.attention, part.neurons] for part in self.selection.cut(shape).layers]
+                for shape in self.space.all
+            },
         }
         (folder / FACTS_FILE).write_text(json.dumps({**facts, **own}, indent=1, sort_keys=True) + "\n")
 

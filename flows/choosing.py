@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import edge_targets
 from components.latency import Weights, predict
 from components.search import Candidate, NothingFitsError, Verdict, choose
-from components.selection import Selection
 from components.shape import AnyShape, parse_shape
 from flows.bases import Declared, parameters
 from flows.work import JobError
@@ -33,7 +32,6 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
     """The best shape and quantization within a budget (the target's own when None); raises JobError when none fits."""
     target = edge_targets.load(target_name)
     supernet = json.loads((base.artifacts / "supernet" / "supernet.json").read_text())
-    selection = Selection.load(base.artifacts / "selection")
     config = json.loads((base_folder / "config.json").read_text())
     context = parameters()["package"]["context_length"]
     candidates, refused = [], []
@@ -42,7 +40,7 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
         if target.refuses(shape):
             refused.append(f"{shape}: {target.refuses(shape)}")
             continue
-        weights = Weights.of(config, ((part.attention, part.neurons) for part in selection.cut(shape).layers))
+        weights = Weights.of(config, ((attends, neurons) for _, attends, neurons in supernet["cuts"][text]))
         for quantization in target.quantizations:
             cost = predict(
                 weights,

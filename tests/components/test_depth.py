@@ -26,6 +26,17 @@ def test_on_an_additive_metric_the_programme_equals_brute_force(seed: int) -> No
         assert len(table.dropped[count]) == count
 
 
+def test_from_the_shallow_end_an_additive_metric_gives_brute_force_too() -> None:
+    costs = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6]
+
+    def metric(dropped: Dropped, good_enough: float = float("inf")) -> float:
+        return sum(costs[layer] for layer in dropped)
+
+    table = choose_layers(6, 1, 4, metric, shallow_first=True)
+    for count in range(5):
+        assert table.best[count] == min(metric(frozenset(some)) for some in itertools.combinations(range(5), count))
+
+
 def test_the_number_of_evaluations_is_the_formula() -> None:
     for layers, kept_last, most in [(30, 1, 14), (30, 1, 10), (6, 2, 4)]:
         removable = layers - kept_last

@@ -1,11 +1,12 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from fixtures.tiny import make_model
 
 from components.selection import Selection, SelectionSettings, select
-from components.shape import Shape
+from components.shape import MixedShape, Shape
 
 SETTINGS = SelectionSettings(min_depth=2, kept_last=1, position_stride=4, width_metric="fluctuation", neuron_multiple=8)
 TOKENS = torch.randint(2, 96, (4, 32), generator=torch.Generator().manual_seed(1))
@@ -41,3 +42,55 @@ def test_the_same_inputs_give_the_same_selection_whether_or_not_it_was_remembere
 def test_more_depth_than_the_base_has_is_refused() -> None:
     with pytest.raises(ValueError, match="1 to the base's 4 layers, got 9"):
         select(make_model(), TOKENS, SelectionSettings(9, 1, 4, "fluctuation", 8))
+
+
+def test_mixed_shapes_are_chosen_within_their_budgets_and_swaps_never_make_them_worse() -> None:
+    settings = replace(SETTINGS, budgets_percent=[80, 60, 40], swaps=20)
+    chosen = select(make_model(layers=6), TOKENS, settings)
+    assert sorted(chosen.mixed) == [40, 60, 80]
+    full = parameters_of(chosen, MixedShape.whole(6))
+    for percent, choice in chosen.mixed.items():
+        assert parameters_of(chosen, choice.shape) <= full * percent / 100
+        assert choice.kl <= choice.kl_before_swaps
+        assert choice.shape.layers[-1].attention
+
+
+def parameters_of(chosen: Selection, shape: MixedShape) -> int:
+    """Of the blocks of the tiny model: 64 wide, 4 query and 2 key-value heads of 16."""
+    return sum(64 * 2 * (64 + 32) * part.attention + 3 * 64 * part.neurons for part in chosen.cut(shape).layers)
+
+
+def test_a_mixed_choice_survives_saving(tmp_path) -> None:
+    chosen = select(make_model(), TOKENS, replace(SETTINGS, budgets_percent=[60], swaps=3))
+    chosen.save(tmp_path)
+    opened = Selection.load(tmp_path)
+    assert opened.mixed == chosen.mixed
+    assert opened.blocks == chosen.blocks
+
+
+def test_both_directions_are_never_worse_than_one() -> None:
+    one = select(make_model(layers=6), TOKENS, SETTINGS)
+    both = select(make_model(layers=6), TOKENS, replace(SETTINGS, both_directions=True))
+    for depth, choice in both.choices.items():
+        assert choice.kl_dynamic_programme <= one.choices[depth].kl_dynamic_programme
+
+
+def test_too_little_calibration_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="reads 30 calibration tokens and needs at least 64"):
+        select(make_model(), TOKENS[:1, :30], SETTINGS)
+
+
+def test_a_base_that_is_not_built_as_its_family_says_is_refused() -> None:
+    model = make_model()
+    del model.model.layers[2].mlp.up_proj
+    with pytest.raises(ValueError, match=r"layer 2 of the base has no mlp\.up_proj"):
+        select(model, TOKENS, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [({"metric": "bleu"}, "metric is one of kl, soft_cross_entropy"), ({"budgets_percent": [100]}, "1 to 99 percent")],
+)
+def test_settings_that_mean_nothing_are_refused(numbers: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(SETTINGS, **numbers)

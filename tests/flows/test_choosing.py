@@ -39,7 +39,6 @@ def base_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = Supernet(model, chosen, ShapeSpace((4, 2), (100,), mixed), AdapterSettings(2, 4))
     quality = {str(shape): 5.0 if shape in mixed else 9.0 for shape in made.space.all}
     made.save(BASE.artifacts / "supernet", {"validation_perplexity": quality})
-    chosen.save(BASE.artifacts / "selection")
     (tmp_path / "config.json").write_text(json.dumps(model.config.to_dict(), default=str))
     return tmp_path
 
