@@ -122,16 +122,21 @@ def run(
 
 @app.command()
 def chat(
-    folder: Annotated[Path, typer.Argument(help="A pulled artifact.")],
+    folder: Annotated[Path, typer.Argument(help="A pulled artifact, or a folder of levels.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens an answer.")] = 256,
     threads: Annotated[int | None, typer.Option(min=1, help="All cores when not given.")] = None,
+    slo: Annotated[
+        str | None,
+        typer.Option(help="With levels: time to first token and per token, in percent of the full model's."),
+    ] = None,
 ) -> None:
     """Talk to an artifact; an empty line or end of input ends it.
 
     \b
     amoeba chat model
+    amoeba levels smollm2-135m --to levels && amoeba chat levels --slo 60,80
     """
-    conversation = _conversation(folder, threads)
+    conversation = _adaptive(folder, threads, slo) if slo else _conversation(folder, threads)
     messages: list[dict[str, str]] = []
     while question := _ask():
         messages.append({"role": "user", "content": question})
@@ -141,6 +146,21 @@ def chat(
             answer += piece
         typer.echo()
         messages.append({"role": "assistant", "content": answer})
+
+
+@app.command()
+def levels(
+    model: Annotated[str, typer.Argument(help="A base of bases.yaml.")],
+    to: Annotated[Path, typer.Option(help="The folder to make.")],
+) -> None:
+    """Put a supernet's shapes into one folder that answers within any latency objective, on torch.
+
+    \b
+    amoeba levels smollm2-135m --to levels
+    """
+    from flows.levels import make_levels
+
+    typer.echo(make_levels(model, to))
 
 
 @app.command()
@@ -265,6 +285,39 @@ def _conversation(folder: Path, threads: int | None) -> Any:
     def answer(messages: list[dict[str, str]], max_tokens: int) -> Any:
         tokens = text.chat(messages)
         return text.stream(runner.generate(tokens, min(max_tokens, context - len(tokens))))
+
+    return answer
+
+
+def _adaptive(folder: Path, threads: int | None, slo: str) -> Any:
+    """The same for a folder of levels and a latency objective; what answers is said on standard error."""
+    from components.prompts import Objective
+    from components.quiet import quiet_libraries
+    from edge_targets._text import Text
+    from registry.manifest import read_manifest
+
+    objective = Objective.parse(slo)
+    if not (folder / "levels.json").is_file():
+        raise ValueError(
+            f"{folder} is no folder of levels, which --slo needs; `amoeba levels MODEL --to DIR` makes one"
+        )
+    read_manifest(folder).verify(folder)
+    quiet_libraries()
+    import torch
+
+    from components.adaptive import Adaptive
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    opened, text = Adaptive(folder), Text(folder)
+    decision = opened.decide(objective)
+    point = decision.point
+    sys.stderr.write(
+        f"{'' if decision.met else 'nothing meets this objective; the nearest: '}{point.shape} with {point.prompt_share:.0%} of "
+        f"the prompt: {point.ttft:.0%} of the full model's time to first token, {point.tpot:.0%} of its time per token\n"
+    )
+
+    def answer(messages: list[dict[str, str]], max_tokens: int) -> Any:
+        return text.stream(opened.answer(text.chat(messages), point, max_tokens))
 
     return answer
 

@@ -1,31 +1,17 @@
 """Several shapes in one mapped file: the same answers, and next to nothing allocated when the level changes."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
-from fixtures.tiny import FAMILIES, make_model
+from fixtures.elastic import TOKENS, supernet
+from fixtures.tiny import FAMILIES
 
 from components.levels import Levels, save_levels
-from components.selection import SelectionSettings, select
-from components.shape import Shape, ShapeSpace, parse_shape
-from components.smol import AdapterSettings
+from components.shape import Shape, parse_shape
 from components.subnet import extract
-from components.supernet import Supernet
 
 SHAPES = (Shape(4, 100), Shape(3, 50), parse_shape("ha4c2"), Shape(2, 25))
-TOKENS = torch.randint(2, 96, (2, 24), generator=torch.Generator().manual_seed(1))
-
-
-def supernet(family: str = "llama", **options) -> Supernet:
-    model = make_model(family, **options)
-    chosen = select(copy.deepcopy(model), TOKENS, SelectionSettings(2, 1, 4, "fluctuation", 8))
-    made = Supernet(model, chosen, ShapeSpace((4, 3, 2), (100, 50, 25)), AdapterSettings(4, 8, experts=3))
-    generator = torch.Generator().manual_seed(3)
-    for linear in made.linears.values():
-        linear.B_EOR.data = 0.1 * torch.randn(linear.B_EOR.shape, generator=generator)
-    return made
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fixtures.elastic import ADAPTERS, SETTINGS, SPACE, TOKENS, supernet
 from fixtures.tiny import FAMILIES, make_model
 from torch import nn
 
@@ -13,35 +14,16 @@ from components import family
 from components.lora import ExpertLinear
 from components.mixed import MixedForCausalLM
 from components.reference import load_checkpoint
-from components.selection import SelectionSettings, select
-from components.shape import AnyShape, Shape, ShapeSpace, parse_shape
+from components.selection import select
+from components.shape import AnyShape, Shape, parse_shape
 from components.smol import AdapterSettings
 from components.subnet import extract, parameter_count
 from components.supernet import Supernet
 from components.width import permute_neurons
 
-SETTINGS = SelectionSettings(min_depth=2, kept_last=1, position_stride=4, width_metric="fluctuation", neuron_multiple=8)
-SPACE = ShapeSpace((4, 3, 2), (100, 50, 25))
-TOKENS = torch.randint(2, 96, (4, 32), generator=torch.Generator().manual_seed(1))
-
 
 def selection_for(model):
     return select(copy.deepcopy(model), TOKENS, SETTINGS)
-
-
-ADAPTERS = AdapterSettings(rank=4, alpha=8, experts=3, top_k=2)
-
-
-def supernet(name: str = "llama", trained: bool = True, adapters: AdapterSettings = ADAPTERS, **options) -> Supernet:
-    """With adapters away from zero when `trained`, as after a fine-tune."""
-    model = make_model(name, **options)
-    made = Supernet(model, selection_for(model), SPACE, adapters)
-    if trained:
-        generator = torch.Generator().manual_seed(3)
-        for factor, tensor in made.trainable().items():
-            if not factor.startswith("gate."):
-                tensor.data = 0.1 * torch.randn(tensor.shape, generator=generator)
-    return made
 
 
 def slow_update(elastic: ExpertLinear, mixture_E: torch.Tensor, mixing: str) -> torch.Tensor:

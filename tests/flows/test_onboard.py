@@ -178,3 +178,25 @@ def test_the_gate_says_when_there_is_nothing_to_measure(workspace: Path, onboard
     done = amoeba(workspace, "check", "tiny-base", "--target", "nowhere", "--json")
     assert done.returncode == 2
     assert "did you mean" in done.stdout or "the registry has no model" in done.stdout
+
+
+def test_levels_of_an_onboarded_base_chat_within_an_objective(workspace: Path, onboarded: dict[str, Any]) -> None:
+    made = amoeba(workspace, "levels", "tiny-base", "--to", "levels")
+    assert made.returncode == 0, made.stderr
+    assert amoeba(workspace, "verify", "levels").returncode == 0
+    points = json.loads((workspace / "levels" / "operating.json").read_text())["points"]
+    assert {point["shape"] for point in points} >= {"d4w100"}
+    assert points[0]["ttft"] == points[0]["tpot"] == 1.0
+    for slo, said in (("100,100", "of the full model's time to first token"), ("1,1", "nothing meets this objective")):
+        answered = amoeba(workspace, "chat", "levels", "--slo", slo, "--max-tokens", "5", given="w5 w6\n")
+        assert answered.returncode == 0, answered.stderr
+        assert said in answered.stderr
+    refused = amoeba(workspace, "levels", "tiny-base", "--to", "levels")
+    assert refused.returncode == 2
+    assert "is there already" in refused.stderr
+
+
+def test_an_objective_needs_levels(workspace: Path, pulled: Path) -> None:
+    done = amoeba(workspace, "chat", "pulled", "--slo", "60,80")
+    assert done.returncode == 2
+    assert "is no folder of levels" in done.stderr

@@ -1,0 +1,52 @@
+"""One folder that answers within any latency objective: the supernet's shapes as levels, and a score head for prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from components.progress import progress, say
+from components.quiet import quiet_libraries
+from flows import data
+from flows.bases import declared
+from flows.settings import settings
+from registry.manifest import MANIFEST_FILE, Manifest
+
+
+def make_levels(model: str, to: Path) -> Path:
+    """Write the levels of an onboarded base's supernet to the folder `to`, with a manifest that `amoeba verify` reads.
+
+    Raises FileExistsError when `to` is there already.
+    """
+    base = declared(model)
+    if to.exists():
+        raise FileExistsError(f"{to} is there already; name a folder that is not, or remove it")
+    quiet_libraries()
+    import torch
+
+    from components.adaptive import save_adaptive
+    from components.base import resolve
+    from components.data import Data
+    from components.levels import save_levels
+    from components.prompts import PromptSettings, train_score_head
+    from components.supernet import Supernet
+
+    with TemporaryDirectory(prefix=f".{to.name}.partial-", dir=to.resolve().parent) as beside:
+        folder = Path(beside) / to.name
+        origin = resolve(base.source, settings().cache)
+        made = Data.load(base.artifacts / "data")
+        supernet = Supernet.load(base.artifacts / "supernet", origin.load(torch.float32))
+        say("levels: teaching the score head")
+        numbers = PromptSettings()
+        tokens_WT = torch.from_numpy(made.train_WT).long()
+        head = train_score_head(supernet.model, tokens_WT, numbers, progress("levels: what tokens are worth"))
+        # What the points' quality is measured on is not what they will be reported on.
+        half = made.questions[: len(made.questions) // 2]
+        save_levels(supernet, (supernet.full, *supernet.space.mixed), folder, origin)
+        say("levels: measuring every level and share of the prompt")
+        save_adaptive(folder, head, numbers, half, progress("levels: operating points"))
+        lineage = {"base_fingerprint": base.fingerprint, **data.lineage(base)}
+        manifest = Manifest.of(folder, kind="supernet", model=base.name, target=None, facts={}, lineage=lineage)
+        (folder / MANIFEST_FILE).write_bytes(manifest.canonical())
+        folder.rename(to)
+    return to
