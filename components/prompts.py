@@ -95,10 +95,13 @@ def train_score_head(
 
 
 @torch.no_grad()
-def shorten(
-    head: ScoreHead, embedding: nn.Module, tokens: Sequence[int], share: float, kept_last: int = 8
-) -> list[int]:
-    """The most important `share` of a prompt's tokens in their order; the first and the last few always stay.
+def shorten(head: ScoreHead, embedding: nn.Module, tokens: Sequence[int], share: float) -> list[int]:
+    """The most important `share` of a prompt's tokens, in their order, by the head's scores."""
+    return keep_best(head(embedding(torch.tensor([list(tokens)])).float())[0], tokens, share)
+
+
+def keep_best(scores_T: Tensor, tokens: Sequence[int], share: float, kept_last: int = 8) -> list[int]:
+    """The `share` of `tokens` of the highest scores in their order; the first and the last few always stay.
 
     The first is where attention rests when it has nowhere else to go, the last are the question and the template's end.
     """
@@ -107,11 +110,10 @@ def shorten(
     wanted = max(math.ceil(share * len(tokens)), min(len(tokens), kept_last + 1))
     if wanted >= len(tokens):
         return list(tokens)
-    scores_T = head(embedding(torch.tensor([list(tokens)])).float())[0]
+    scores_T = scores_T.clone()
     scores_T[0] = math.inf
     scores_T[len(tokens) - kept_last :] = math.inf
-    kept = scores_T.topk(wanted).indices.sort().values
-    return [tokens[index] for index in kept.tolist()]
+    return [tokens[index] for index in scores_T.topk(wanted).indices.sort().values.tolist()]
 
 
 @dataclass(frozen=True)

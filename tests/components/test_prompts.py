@@ -58,16 +58,16 @@ def test_a_shortened_prompt_keeps_its_ends_its_order_and_the_best_of_the_rest(sh
     torch.manual_seed(0)
     head, embedding = ScoreHead(64, SETTINGS), MODEL.get_input_embeddings()
     tokens = TOKENS[0].tolist()
-    kept = shorten(head, embedding, tokens, share, kept_last=4)
+    kept = shorten(head, embedding, tokens, share)
     assert len(kept) == -(-len(tokens) * share // 1)
     assert kept[0] == tokens[0]
-    assert kept[-4:] == tokens[-4:]
+    assert kept[-8:] == tokens[-8:]
     remaining = iter(tokens)
     assert all(token in remaining for token in kept)  # a subsequence
     with torch.no_grad():
-        scores = head(embedding(TOKENS[:1]))[0, 1:-4]
-    best = scores.topk(len(kept) - 5).indices.sort().values + 1
-    assert kept[1:-4] == [tokens[index] for index in best.tolist()]
+        scores = head(embedding(TOKENS[:1]))[0, 1:-8]
+    best = scores.topk(len(kept) - 9).indices.sort().values + 1
+    assert kept[1:-8] == [tokens[index] for index in best.tolist()]
 
 
 def test_a_short_prompt_stays_whole() -> None:

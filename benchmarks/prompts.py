@@ -1,0 +1,94 @@
+"""What a shorter prompt costs: tokens kept by the score head against random ones and the prompt's end, at equal share.
+
+    python -m benchmarks.prompts
+
+Text: a window's first three quarters are the prompt, the perplexity is of the rest. Questions: the second half, which no
+operating point was measured on. Every way keeps a prompt's first token and its last eight. Random is the mean of five draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from benchmarks import _record
+from benchmarks._workspace import Workspace
+from components.evaluate import Logits, Question, multiple_choice
+from components.progress import progress, say
+from components.prompts import PromptSettings, ScoreHead, keep_best, shorten, train_score_head
+from components.reference import logits_of
+from components.supernet import Supernet
+
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
+DRAWS = 5
+
+Shorten = Callable[[Sequence[int], float], list[int]]
+
+
+def ways(head: ScoreHead, embedding: torch.nn.Module) -> dict[str, list[Shorten]]:
+    """By name; one for each draw where there is chance."""
+
+    def at_random(seed: int) -> Shorten:
+        generator = torch.Generator().manual_seed(seed)
+        return lambda tokens, share: keep_best(torch.rand(len(tokens), generator=generator), tokens, share)
+
+    return {
+        "score head": [lambda tokens, share: shorten(head, embedding, tokens, share)],
+        "random": [at_random(seed) for seed in range(DRAWS)],
+        "the end": [lambda tokens, share: keep_best(torch.arange(float(len(tokens))), tokens, share)],
+    }
+
+
+def nats_after(logits: Logits, windows: Sequence[Sequence[int]], way: Shorten, share: float) -> list[float]:
+    """Mean negative log-likelihood of each window's last quarter after its shortened prompt."""
+    nats = []
+    for window in windows:
+        prompt = len(window) * 3 // 4
+        rest = list(window[prompt:])
+        given = [*way(window[:prompt], share), *rest[:-1]]
+        values_SV = torch.from_numpy(logits(given))[-len(rest) :]
+        nats.append(float(torch.nn.functional.cross_entropy(values_SV, torch.tensor(rest))))
+    return nats
+
+
+def right(logits: Logits, questions: Sequence[Question], way: Shorten, share: float) -> float:
+    shortened = [replace(question, context=tuple(way(question.context, share))) for question in questions]
+    return multiple_choice(logits, shortened).value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", type=int, default=128, help="of training text that the head learns from")
+    given = parser.parse_args()
+    work = Workspace.of()
+    made = Supernet.load(work.supernet_folder, work.model(torch.float32))
+    tokens_WT = torch.from_numpy(work.data.train_WT).long()[: given.windows]
+    settings = PromptSettings()
+    head = train_score_head(made.model, tokens_WT, settings, progress("benchmark: what tokens are worth"))
+    questions = work.data.questions[len(work.data.questions) // 2 :]
+    shape = made.space.mixed[len(made.space.mixed) // 2]
+    rows, kept = [], {}
+    for name in (made.full, shape):
+        with made.active(name) as model:
+            logits, embedding = logits_of(model), model.get_input_embeddings()
+            by_way = ways(head, embedding)
+            whole = [(1.0, "whole prompt", by_way["the end"])]
+            for share, way, draws in (*whole, *((s, w, d) for s in SHARES for w, d in by_way.items())):
+                say(f"benchmark: {name}, {share:.0%} of the prompt, {way}")
+                nats = [nats_after(logits, work.evaluation_windows, draw, share) for draw in draws]
+                text = math.exp(statistics.mean(statistics.mean(windows) for windows in nats))
+                accuracy = statistics.mean(right(logits, questions, draw, share) for draw in draws)
+                rows.append([str(name), f"{share:.0%}", way, f"{text:.2f}", f"{accuracy:.1%}"])
+                kept[f"{name} {share} {way}"] = {"perplexity": text, "nats": nats, "accuracy": accuracy}
+    _record.table(["shape", "share", "kept", "perplexity of the rest", f"right of {len(questions)}"], rows)
+    facts = {"settings": vars(settings), "windows": given.windows, "questions": len(questions)}
+    _record.keep("prompts", {**facts, "outcomes": kept})
+
+
+if __name__ == "__main__":
+    main()
