@@ -41,6 +41,10 @@ class Workspace:
     def calibration_BT(self) -> Tensor:
         return torch.from_numpy(self.data.calibration_WT).long()
 
+    def width_text_WT(self, windows: int) -> Tensor:
+        """The text that widths are scored on."""
+        return torch.from_numpy(self.data.train_WT).long()[:windows]
+
     @property
     def evaluation_windows(self) -> Sequence[Sequence[int]]:
         windows: Sequence[Sequence[int]] = self.data.evaluation_WT.tolist()

@@ -41,8 +41,9 @@ SELECTION = SelectionSettings(
     min_depth=16,
     kept_last=1,
     position_stride=4,
-    width_metric="fluctuation",
+    width_metric="mean_square",
     neuron_multiple=64,
+    width_windows=32,
     budgets_percent=BUDGETS,
     swaps=24,
 )
@@ -50,14 +51,14 @@ TRAINING = FinetuneSettings(
     steps=64,
     batch_size=2,
     students=2,
-    learning_rate=5e-4,
+    learning_rate=2e-3,
     warmup_steps=6,
     max_gradient_norm=1.0,
     checkpoint_every=16,
     evaluate_every=10_000,
     seed=0,
 )
-ADAPTERS = AdapterSettings(rank=16, alpha=32, experts=3, top_k=2)
+ADAPTERS = AdapterSettings(rank=32, alpha=64, experts=3, top_k=2)
 ONE_LORA = replace(ADAPTERS, experts=1)
 
 Outcome = dict[str, Any]
@@ -68,7 +69,12 @@ def selection(work: Workspace) -> Selection:
     folder = KEPT / "selection"
     if not (folder / "selection.json").is_file():
         chosen = select(
-            work.model(), work.calibration_BT, SELECTION, KEPT / "metrics.json", progress_of("benchmark: selection")
+            work.model(),
+            work.calibration_BT,
+            SELECTION,
+            KEPT / "metrics.json",
+            progress_of("benchmark: selection"),
+            work.width_text_WT(SELECTION.width_windows),
         )
         chosen.save(folder)
     return Selection.load(folder)
@@ -121,7 +127,7 @@ def supernet_for(method: str, shapes: Mapping[int, AnyShape], work: Workspace, c
         return Supernet(model, chosen, space, adapters)
     sorted_model = work.model()
     permute_neurons(sorted_model, chosen.widths.neuron_order_LF)
-    scores = _baselines.FlapScores(sorted_model, work.calibration_BT)
+    scores = _baselines.FlapScores(sorted_model, work.width_text_WT(SELECTION.width_windows))
     made = _baselines.FlapSupernet(model, chosen, space, ONE_LORA)
     made.flaps = {shape: scores.keep(percent / 100) for percent, shape in shapes.items()}
     return made

@@ -40,11 +40,12 @@ class Plain(ShapeMetric):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=512, help="calibration tokens for the two dynamic programmes")
+    parser.add_argument("--width-windows", type=int, default=32, help="of training text for the width statistics")
     given = parser.parse_args()
     work = Workspace.of()
     model, tokens_BT = work.model(), work.calibration_BT
     started = time.perf_counter()
-    scores = score_widths(model, tokens_BT.split(1))
+    scores = score_widths(model, work.width_text_WT(given.width_windows).split(1))
     width_s = time.perf_counter() - started
     permute_neurons(model, scores.neuron_order_LF)
 

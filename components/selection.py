@@ -37,6 +37,8 @@ class SelectionSettings:
     position_stride: int
     width_metric: WidthMetric
     neuron_multiple: int
+    width_windows: int = 0
+    """Windows of training text that neurons are scored on: a score each takes more text than a shape. 0: the calibration text."""
     metric: MetricName = "kl"
     both_directions: bool = False
     budgets_percent: Sequence[int] = ()
@@ -47,6 +49,8 @@ class SelectionSettings:
     def __post_init__(self) -> None:
         if self.metric not in READOUTS:
             raise ValueError(f"selection.metric is one of {', '.join(READOUTS)}, got {self.metric!r}")
+        if self.width_windows < 0:
+            raise ValueError(f"selection.width_windows must be 0 or more, got {self.width_windows}")
         if not all(1 <= percent < 100 for percent in self.budgets_percent):
             raise ValueError(f"selection.budgets_percent are 1 to 99 percent, got {list(self.budgets_percent)}")
 
@@ -168,9 +172,11 @@ def select(
     settings: SelectionSettings,
     memory: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    width_text_WT: Tensor | None = None,
 ) -> Selection:
     """Score widths, permute `model`'s neurons by them, score every block, and choose depths and mixed shapes.
 
+    Widths are scored on `width_text_WT` where it is given, all else on the calibration text.
     `memory` is a file of metrics already known, so that a killed selection goes on; it must belong to these inputs.
     """
     layers = len(family.decoder_layers(model))
@@ -182,7 +188,10 @@ def select(
             "mean anything; raise data.calibration_windows in params.yaml"
         )
     family.check_layers(model)
-    widths = score_widths(model, calibration_BT.split(1), settings.width_metric)
+    width_text_WT = calibration_BT if width_text_WT is None else width_text_WT
+    widths = score_widths(
+        model, width_text_WT.split(1), settings.width_metric, partial(progress, "what neurons are worth")
+    )
     permute_neurons(model, widths.neuron_order_LF)
     readout = READOUTS[settings.metric](calibration_BT, settings.position_stride)
     metric = ShapeMetric(model, calibration_BT, readout, settings.neuron_multiple, memory)

@@ -108,10 +108,13 @@ def selection(stage: Stage) -> None:
     from components.selection import SelectionSettings, select
 
     settings = SelectionSettings(**stage.numbers["selection"])
-    calibration_BT = torch.from_numpy(Data.load(stage.data).calibration_WT).long()
+    made = Data.load(stage.data)
+    calibration_BT = torch.from_numpy(made.calibration_WT).long()
+    width_text_WT = torch.from_numpy(made.train_WT).long()[: settings.width_windows] if settings.width_windows else None
     model = stage.base.load(_working_dtype(stage.numbers["precision"]))
     memory = CACHE / "selection" / f"{_key(stage, 'selection', stage.data)}.json"
-    select(model, calibration_BT, settings, memory, progress_of("selection")).save(stage.selection)
+    chosen = select(model, calibration_BT, settings, memory, progress_of("selection"), width_text_WT)
+    chosen.save(stage.selection)
 
 
 def supernet(stage: Stage) -> None:

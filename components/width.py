@@ -8,7 +8,7 @@ Legend: L layers, F FFN neurons, G key-value groups, D channels of one group's q
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,7 +60,12 @@ class _Moments:
 
 
 @torch.no_grad()
-def score_widths(model: PreTrainedModel, batches: Iterable[Tensor], metric: Metric = "fluctuation") -> WidthScores:
+def score_widths(
+    model: PreTrainedModel,
+    batches: Sequence[Tensor],
+    metric: Metric = "fluctuation",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> WidthScores:
     """Scores from one forward pass over `batches`, each token ids [B, T]."""
     if metric not in ("fluctuation", "mean_square"):
         raise ValueError(f"no width metric is called {metric!r}; there are fluctuation and mean_square")
@@ -71,8 +76,9 @@ def score_widths(model: PreTrainedModel, batches: Iterable[Tensor], metric: Metr
         module.register_forward_pre_hook(lambda module, inputs: moments[module].add(inputs[0])) for module in moments
     ]
     try:
-        for tokens_BT in batches:
+        for index, tokens_BT in enumerate(batches):
             model.model(input_ids=tokens_BT, use_cache=False)
+            progress(index + 1, len(batches))
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,9 +7,19 @@ from fixtures.tiny import make_model
 
 from components.selection import Selection, SelectionSettings, select
 from components.shape import MixedShape, Shape
+from components.width import score_widths
 
 SETTINGS = SelectionSettings(min_depth=2, kept_last=1, position_stride=4, width_metric="fluctuation", neuron_multiple=8)
 TOKENS = torch.randint(2, 96, (4, 32), generator=torch.Generator().manual_seed(1))
+
+
+def test_widths_are_scored_on_their_own_text_where_there_is_one() -> None:
+    own = torch.randint(2, 96, (6, 32), generator=torch.Generator().manual_seed(9))
+    chosen = select(make_model(), TOKENS, SETTINGS, width_text_WT=own)
+    assert torch.equal(chosen.widths.neuron_scores_LF, score_widths(make_model(), own.split(1)).neuron_scores_LF)
+    assert not torch.equal(
+        chosen.widths.neuron_scores_LF, select(make_model(), TOKENS, SETTINGS).widths.neuron_scores_LF
+    )
 
 
 def test_every_depth_keeps_the_better_of_both_searches() -> None:
