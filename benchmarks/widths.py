@@ -8,7 +8,7 @@ Perplexity of the whole depth at three quarters and half of its neurons, before 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,11 +53,16 @@ def means(model: PreTrainedModel, windows: Sequence[Tensor]) -> Tensor:
     """Mean activation of every neuron, [L, F]."""
     layers = family.decoder_layers(model)
     sums_LF = torch.zeros(len(layers), layers[0].mlp.down_proj.in_features, dtype=torch.float64)
+
+    def adder(sum_F: Tensor) -> Callable[[Any, tuple[Tensor]], None]:
+        def add(module: Any, inputs: tuple[Tensor]) -> None:
+            sum_F.add_(inputs[0].double().sum((0, 1)))
+
+        return add
+
     hooks = [
-        layer.mlp.down_proj.register_forward_pre_hook(
-            lambda module, inputs, index=index: sums_LF[index].add_(inputs[0].double().sum((0, 1)))
-        )
-        for index, layer in enumerate(layers)
+        layer.mlp.down_proj.register_forward_pre_hook(adder(sum_F))
+        for layer, sum_F in zip(layers, sums_LF, strict=True)
     ]
     for tokens_BT in windows:
         model.model(input_ids=tokens_BT, use_cache=False)
