@@ -31,7 +31,7 @@ from components.progress import progress, progress_of, say
 from components.reference import logits_of
 from components.selection import Selection, SelectionSettings, select
 from components.shape import AnyShape, MixedShape, Shape, ShapeSpace
-from components.smol import AdapterSettings
+from components.smol import AdapterSettings, usage_entropy
 from components.supernet import Supernet
 from components.width import permute_neurons
 
@@ -151,7 +151,9 @@ def measure(method: str, steps: int, questions: int, work: Workspace) -> Outcome
     if steps:
         train(made, steps, work, method)
         after = {percent: quality(made, shape, work, questions) for percent, shape in shapes.items()}
-    return {"shapes": {p: str(shape) for p, shape in shapes.items()}, "before": before, "after": after}
+    used = usage_entropy(made.mixtures(list(shapes.values()))) / math.log(ADAPTERS.experts)
+    named = {percent: str(shape) for percent, shape in shapes.items()}
+    return {"shapes": named, "before": before, "after": after, "usage_entropy_of_the_most": used}
 
 
 def measure_alone(percent: int, steps: int, questions: int, work: Workspace) -> Outcome:
@@ -217,6 +219,10 @@ def main() -> None:
         _record.table(
             ["method", *(f"{percent} %" for percent in BUDGETS)],
             [[name, *_cells(outcome, when, base, outcomes.get("ours"))] for name, outcome in outcomes.items()],
+        )
+    if "ours" in outcomes:
+        print(
+            f"\nOur experts' usage entropy: {outcomes['ours']['usage_entropy_of_the_most']:.2f} of the most there can be"
         )
     settings = {"selection": asdict(SELECTION), "training": asdict(TRAINING), "adapters": asdict(ADAPTERS)}
     _record.keep("methods", {"steps": given.steps, "settings": settings, "full": base, "outcomes": outcomes})

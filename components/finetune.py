@@ -289,7 +289,7 @@ class _Checkpoint:
                 tensor.copy_(saved.get_tensor(f"trained/{name}"))
                 if f"step/{name}" in names:
                     self._optimizer.state[tensor] = {
-                        "step": saved.get_tensor(f"step/{name}"),
+                        "step": saved.get_tensor(f"step/{name}").to(tensor.device),
                         "exp_avg": saved.get_tensor(f"exp_avg/{name}").to(tensor.device),
                         "exp_avg_sq": saved.get_tensor(f"exp_avg_sq/{name}").to(tensor.device),
                     }

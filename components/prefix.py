@@ -111,7 +111,7 @@ class ShapeMetric:
         hooks = [layer.register_forward_pre_hook(remember, with_kwargs=True) for layer in self._layers]
         hooks.append(self._model.model.norm.register_forward_pre_hook(lambda module, args: inputs.append(args[0])))
         try:
-            self._model.model(input_ids=tokens_BT, use_cache=False)
+            self._model.model(input_ids=tokens_BT.to(self._model.device), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -86,7 +86,7 @@ class CrossEntropy(_OfSequences):
 
     def read(self, model: PreTrainedModel, hidden_BTH: Tensor, groups: slice) -> Tensor:
         student_BSV = self._log_probabilities(model, hidden_BTH, end=-1)
-        chosen: Tensor = student_BSV.gather(-1, self._next_BS[groups, :, None])
+        chosen: Tensor = student_BSV.gather(-1, self._next_BS[groups, :, None].to(student_BSV.device))
         return -chosen.squeeze(-1).mean(-1)
 
 
@@ -121,7 +121,9 @@ class ChoiceError:
                 at = slice(len(question.context) - 1, len(question.context) + len(choice) - 1)
                 hidden_SH = hidden_BTH[start - self._starts[first] + len(scores), at]
                 log_SV = model.lm_head(model.model.norm(hidden_SH)).float().log_softmax(-1)
-                scores.append(float(log_SV.gather(-1, torch.tensor(choice)[:, None]).sum()) / characters)
+                scores.append(
+                    float(log_SV.gather(-1, torch.tensor(choice, device=log_SV.device)[:, None]).sum()) / characters
+                )
             wrong.append(float(scores.index(max(scores)) != question.gold))
         return torch.tensor(wrong)
 

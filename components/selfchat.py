@@ -41,8 +41,8 @@ def answers(
                 mask_PT[row, longest - len(prompts[index]) :] = 1
             generate: Any = model.generate
             written = generate(
-                input_ids=tokens_PT,
-                attention_mask=mask_PT,
+                input_ids=tokens_PT.to(model.device),
+                attention_mask=mask_PT.to(model.device),
                 max_new_tokens=answer_tokens,
                 do_sample=True,
                 temperature=0.8,

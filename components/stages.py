@@ -28,6 +28,7 @@ from components.shape import AnyShape, Shape, ShapeSpace
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from components.supernet import Supernet
 
@@ -76,7 +77,7 @@ def data(stage: Stage) -> None:
     if settings.chat_windows:
         wanted = settings.chat_windows * settings.window_tokens
         prompts = [text.chat(question) for question in _spread(corpus.prompts, wanted // 40 + 1)]
-        model = stage.base.load(_working_dtype(stage.numbers["precision"]))
+        model = _on_device(stage)
         written = answers(model, prompts, settings.chat_answer_tokens, text.ends, settings.seed, progress("data: chat"))
         chat_WT = datasets.pack(written, settings.window_tokens, settings.chat_windows, text.end)
     say("data: tokenizing")
@@ -111,7 +112,7 @@ def selection(stage: Stage) -> None:
     made = Data.load(stage.data)
     calibration_BT = torch.from_numpy(made.calibration_WT).long()
     width_text_WT = torch.from_numpy(made.train_WT).long()[: settings.width_windows] if settings.width_windows else None
-    model = stage.base.load(_working_dtype(stage.numbers["precision"]))
+    model = _on_device(stage)
     memory = CACHE / "selection" / f"{_key(stage, 'selection', stage.data)}.json"
     chosen = select(model, calibration_BT, settings, memory, progress_of("selection"), width_text_WT)
     chosen.save(stage.selection)
@@ -137,6 +138,7 @@ def supernet(stage: Stage) -> None:
     space = ShapeSpace(tuple(numbers["depths"]), tuple(numbers["widths_percent"]), mixed)
     team = Team.found()
     elastic = Supernet(model, chosen, space, AdapterSettings(**numbers["adapters"]), settings.seed)
+    team.place(elastic.model, elastic.trainable().values())
     checkpoint = CACHE / "checkpoints" / f"{_key(stage, 'supernet', stage.data, stage.selection)}.safetensors"
     curve_path = checkpoint.with_suffix(".curve.json")
     curve: dict[str, list[dict[str, Any]]] = (
@@ -150,20 +152,24 @@ def supernet(stage: Stage) -> None:
         advance(report.step, settings.steps)
 
     def on_evaluate(step: int) -> None:
+        if not (team.leads or team.shards):
+            return
+        qualities = validate(elastic, made.validation_WT[:4], watched)
         if not team.leads:
             return
         curve["train"] = [point for point in curve["train"] if point["step"] <= step]
         curve["validation"] = [point for point in curve["validation"] if point["step"] < step]
-        qualities = validate(elastic, made.validation_WT[:4], watched)
         curve["validation"].append({"step": step, "perplexity": qualities})
         say(f"supernet: step {step}, validation perplexity " + ", ".join(f"{s} {p:.1f}" for s, p in qualities.items()))
         replace_text(curve_path, json.dumps(curve))
 
     finetune(elastic, torch.from_numpy(made.train_WT), settings, checkpoint, on_step, on_evaluate, team)
-    if not team.leads:
+    if not (team.leads or team.shards):
         return
     say("supernet: measuring every shape")
     quality = validate(elastic, made.validation_WT, space.all, progress("supernet: shapes"))
+    if not team.leads:
+        return
     facts = {
         "base": {key: getattr(stage.base, key) for key in ("name", "source", "revision", "fingerprint", "licence")},
         "profile": stage.profile,
@@ -227,6 +233,15 @@ def _spread(items: tuple[str, ...], count: int) -> list[str]:
     """`count` items taken evenly over all."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
+
+
+def _on_device(stage: Stage) -> PreTrainedModel:
+    """The base in the precision that is worked in, on the machine's accelerator where it has one."""
+    from components.team import ALONE
+
+    model = stage.base.load(_working_dtype(stage.numbers["precision"]))
+    ALONE.place(model, ())
+    return model
 
 
 def _working_dtype(precision: str) -> torch.dtype:

@@ -1,4 +1,8 @@
-"""One process or many: each reads its share of a batch, and all step with the same averaged gradients."""
+"""One process or many: each reads its share of a batch, and all step with the same averaged gradients.
+
+Adapters are small and whole in every process. The frozen base is too, unless `accelerate launch --use_fsdp` asks for its
+layers to be sharded: then each process holds its part of every layer, and gathers a layer only while it runs (FSDP2).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+
+from components import family
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,6 +35,30 @@ class Team:
         from accelerate import Accelerator
 
         return cls(Accelerator())
+
+    @property
+    def device(self) -> torch.device:
+        """What this process computes on: the machine's accelerator where it has one."""
+        if self.accelerator is not None:
+            return torch.device(self.accelerator.device)
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+    @property
+    def shards(self) -> bool:
+        """Whether the frozen layers are spread over the team; then all must run every forward pass together."""
+        return self.accelerator is not None and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+    def place(self, model: PreTrainedModel, trained: Iterable[Tensor]) -> None:
+        """Move `model` to this process's device, its layers in shards where asked for; `trained` stays whole."""
+        if self.shards:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            whole = {tensor for tensor in trained if isinstance(tensor, torch.nn.Parameter)}
+            mesh = init_device_mesh(self.device.type, (torch.distributed.get_world_size(),))
+            for layer in family.decoder_layers(model):
+                fully_shard(layer, mesh=mesh, ignored_params=whole)
+        model.to(self.device)  # type: ignore[arg-type]
 
     @property
     def leads(self) -> bool:

@@ -77,7 +77,7 @@ def score_widths(
     ]
     try:
         for index, tokens_BT in enumerate(batches):
-            model.model(input_ids=tokens_BT, use_cache=False)
+            model.model(input_ids=tokens_BT.to(model.device), use_cache=False)
             progress(index + 1, len(batches))
     finally:
         for hook in hooks:

@@ -24,6 +24,8 @@ from test_finetune import SETTINGS, WINDOWS, supernet
 
 processes, out = int(sys.argv[1]), sys.argv[2]
 made, team = supernet(), Team.found()
+team.place(made.model, made.trainable().values())
+assert team.shards == any(type(p).__name__ == "DTensor" for p in made.model.parameters())
 assert (team.accelerator.num_processes if team.accelerator else 1) == processes
 settings = replace(SETTINGS, steps=4, accumulate=2 // processes)
 finetune(made, WINDOWS, settings, team=team)
@@ -32,12 +34,12 @@ if team.leads:
 """
 
 
-def trained_by(processes: int, folder: Path) -> dict[str, torch.Tensor]:
+def trained_by(processes: int, folder: Path, **asked: str) -> dict[str, torch.Tensor]:
     script, out = folder / "train.py", folder / f"{processes}.safetensors"
     script.write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     path = os.pathsep.join(map(str, (PROJECT, PROJECT / "tests", Path(__file__).parent)))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **asked}
     command = [sys.executable, *(launch if processes > 1 else []), str(script), str(processes), str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -49,6 +51,29 @@ def test_two_processes_step_like_one_that_reads_the_batch_in_two_parts(tmp_path:
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_sharding_the_frozen_layers_changes_no_bit(tmp_path: Path) -> None:
+    whole, sharded = trained_by(2, tmp_path), trained_by(2, tmp_path, ACCELERATE_USE_FSDP="true")
+    assert whole.keys() == sharded.keys()
+    assert all(torch.equal(sharded[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="this machine has no accelerator")
+def test_an_accelerator_trains_to_what_the_processor_does() -> None:
+    from dataclasses import replace
+
+    from test_finetune import SETTINGS, WINDOWS, supernet
+
+    from components.finetune import finetune
+
+    on_processor, on_accelerator = supernet(), supernet()
+    ALONE.place(on_accelerator.model, ())
+    assert on_accelerator.model.device.type == ALONE.device.type != "cpu"
+    for made in (on_processor, on_accelerator):
+        finetune(made, WINDOWS, replace(SETTINGS, steps=4))
+    for name, tensor in on_processor.trainable().items():
+        torch.testing.assert_close(on_accelerator.trainable()[name].cpu(), tensor, rtol=1e-2, atol=1e-4)
 
 
 def test_alone_a_batch_is_read_whole_and_gradients_are_left_as_they_are() -> None:
