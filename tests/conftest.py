@@ -9,6 +9,7 @@ os.environ.update(
     DO_NOT_TRACK="true",
     DVC_NO_ANALYTICS="1",
     MLFLOW_DISABLE_TELEMETRY="true",
+    OMP_WAIT_POLICY="PASSIVE",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     TOKENIZERS_PARALLELISM="false",
 )
