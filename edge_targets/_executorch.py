@@ -69,7 +69,7 @@ def _checked_config(request: PackageRequest) -> dict[str, Any]:
     if request.quantization not in {quantization.name for quantization in QUANTIZATIONS}:
         offered = ", ".join(quantization.name for quantization in QUANTIZATIONS)
         raise PackageError(f"no quantization is called {request.quantization!r}; offered are {offered}")
-    for name, width in _grouped_widths(config, request.quantization).items():
+    for name, width in _grouped_widths(config, request.quantization):
         if width % GROUP_SIZE:
             nearest = max(1, round(width / GROUP_SIZE)) * GROUP_SIZE
             raise PackageError(
@@ -92,18 +92,16 @@ def _checked_config(request: PackageRequest) -> dict[str, Any]:
     return config
 
 
-def _grouped_widths(config: dict[str, Any], quantization: str) -> dict[str, int]:
+def _grouped_widths(config: dict[str, Any], quantization: str) -> list[tuple[str, int]]:
     """Widths of the rows that are stored in groups: the embedding's, and with 4 bits those of every linear layer."""
+    embedding = ("hidden_size", config["hidden_size"])
     if quantization == "8da8w":
-        return {"hidden_size": config["hidden_size"]}
+        return [embedding]
     heads = config["num_attention_heads"]
     attention = heads * (config.get("head_dim") or config["hidden_size"] // heads)
-    widths = {neurons for _, neurons in layers_of(config)}
-    return {
-        "hidden_size": config["hidden_size"],
-        **{f"an FFN of {width} neurons": width for width in widths},
-        "num_attention_heads * head_dim": attention,
-    }
+    widths = sorted({neurons for _, neurons in layers_of(config)})
+    feed_forward = [("intermediate_size", width) for width in widths]
+    return [embedding, *feed_forward, ("num_attention_heads * head_dim", attention)]
 
 
 def _decoder(checkpoint: Path, context_length: int) -> Decoder:
