@@ -58,7 +58,9 @@ def package(request: PackageRequest, out: Path, *, target: str) -> Package:
             program = lower(exported, _metadata(request, config, most_positions))
         with _said("writing"), (out / MODEL_FILE).open("wb") as file:
             program.write_to_file(file)
-    return _package.complete(request, out, target=target, runtime="executorch", model_files=[MODEL_FILE])
+    return _package.complete(
+        request, out, target=target, runtime="executorch", runner="executorch_runner", model_files=[MODEL_FILE]
+    )
 
 
 def _checked_config(request: PackageRequest) -> dict[str, Any]:

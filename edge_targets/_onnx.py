@@ -59,7 +59,9 @@ def package(request: PackageRequest, out: Path, *, target: str) -> Package:
         onnx.save_model(model, out / MODEL_FILE, save_as_external_data=True, location=EXTERNAL_DATA_FILE)
     else:
         onnx.save_model(model, out / MODEL_FILE)
-    return _package.complete(request, out, target=target, runtime="onnxruntime", model_files=model_files)
+    return _package.complete(
+        request, out, target=target, runtime="onnxruntime", runner="onnxruntime_runner", model_files=model_files
+    )
 
 
 @contextmanager

@@ -14,27 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from components.checkpoint import layers_of
+from edge_targets import _device
+from edge_targets._device.facts import FORMAT_VERSION, PACKAGE_FILE, RUNNERS
 from edge_targets._target import Package, PackageError, PackageRequest
 
-FORMAT_VERSION = 1
-PACKAGE_FILE = "package.json"
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 _COPIED_TEXTS = ("chat_template.jinja", "LICENSE", "README.md")
-_FIELDS = {
-    "format_version": int,
-    "target": str,
-    "runtime": dict,
-    "shape": str,
-    "quantization": str,
-    "context_length": int,
-    "vocab_size": int,
-    "eos_token_ids": list,
-    "model_files": list,
-    "memory_mb": dict,
-}
+DEVICE_FOLDER = "device"
+"""What runs and measures the package; see `edge_targets._device`."""
 
 
-def complete(request: PackageRequest, out: Path, *, target: str, runtime: str, model_files: Sequence[str]) -> Package:
+def complete(
+    request: PackageRequest, out: Path, *, target: str, runtime: str, runner: str, model_files: Sequence[str]
+) -> Package:
     """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing."""
     for name in model_files:
         file = out / name
@@ -51,6 +43,7 @@ def complete(request: PackageRequest, out: Path, *, target: str, runtime: str, m
     facts = {
         "format_version": FORMAT_VERSION,
         "target": target,
+        "runner": runner,
         "runtime": {"name": runtime, "version": importlib.metadata.version(runtime)},
         "shape": str(request.shape),
         "quantization": request.quantization,
@@ -61,24 +54,16 @@ def complete(request: PackageRequest, out: Path, *, target: str, runtime: str, m
         "memory_mb": {"weights": round(weights_mb, 1), "kv_cache": round(kv_cache_mb, 1)},
     }
     (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    _copy_device_code(out / DEVICE_FOLDER, runner)
     return Package(out)
 
 
-def read(folder: Path) -> Mapping[str, Any]:
-    """`package.json`, its fields checked; raises PackageError when the folder is not a package of this format."""
-    path = folder / PACKAGE_FILE
-    if not path.is_file():
-        raise PackageError(f"{folder} is not a package: it has no {PACKAGE_FILE}; `amoeba pull` fetches one")
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise PackageError(f"{path} is not JSON ({error}); pull the package again") from error
-    for name, kind in _FIELDS.items():
-        if not isinstance(facts, dict) or not isinstance(facts.get(name), kind):
-            raise PackageError(f"{path} holds no valid {name!r}; pull the package again")
-    if facts["format_version"] != FORMAT_VERSION:
-        raise PackageError(f"{path} is of format {facts['format_version']}; this version reads {FORMAT_VERSION}")
-    return facts
+def _copy_device_code(to: Path, runner: str) -> None:
+    """The package's own way to run: what every package needs, and the one runner that this one names."""
+    to.mkdir()
+    for source in sorted(Path(_device.__file__).parent.glob("*.py")):
+        if source.stem not in RUNNERS or source.stem == runner:
+            shutil.copyfile(source, to / source.name)
 
 
 def kv_cache_bytes(config: Mapping[str, Any], context_length: int, bytes_per_value: int = 4) -> int:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from components.shape import AnyShape
+from edge_targets._device.facts import PackageError
 
-
-class PackageError(Exception):
-    """A package could not be made, or is not what it says; the message names the reason and the next step."""
-
-
-class Runner(Protocol):
-    """A loaded artifact: the device's own runtime behind two calls. Nothing but the package's files is read."""
-
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Next-token logits after every position, shape [tokens, vocabulary], from an empty KV cache."""
-        ...
-
-    def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-        """Greedy continuation, one token at a time, from an empty KV cache; ends after an end-of-sequence token."""
-        ...
+__all__ = ["Budget", "Device", "Package", "PackageError", "PackageRequest", "Quantization", "Target"]
 
 
 @dataclass(frozen=True)
@@ -106,12 +89,12 @@ class Target:
     """The usual one first."""
     package: Callable[[PackageRequest, Path], Package]
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
-    load: Callable[[Path, int], Runner]
-    """(package folder, threads) -> Runner."""
     refuses: Callable[[AnyShape], str | None] = field(default=lambda shape: None)
     """Why this target cannot run a shape, or None when it can."""
     runtime_modules: tuple[str, ...] = ()
-    """Modules that must import for `load` to work; `amoeba doctor` looks for them."""
+    """Modules that must import for a package to run here; `amoeba doctor` looks for them."""
+    cannot_run_here: str | None = None
+    """Why no machine but the device runs its packages, or None where this one does."""
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def quantization(self, name: str) -> Quantization:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_targets import _executorch, _executorch_runner
+from edge_targets import _executorch
 from edge_targets._target import Budget, Device, Target
 
 # A phone with a Snapdragon 7s Gen 3: four Cortex-A720 at 2.4 GHz and two 16-bit channels of LPDDR5-3200, 25.6 GB/s
@@ -22,7 +22,6 @@ TARGET = Target(
     extra="phone",
     quantizations=_executorch.QUANTIZATIONS,
     package=partial(_executorch.package, target="android_arm64"),
-    load=_executorch_runner.load,
     runtime_modules=("torch", "executorch"),
     notes={"kernels": "XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too."},
 )

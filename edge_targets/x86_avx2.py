@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_targets import _onnx, _onnxruntime
+from edge_targets import _onnx
 from edge_targets._target import Budget, Device, Target
 
 # An Intel N100 mini PC: 4 Gracemont cores, one channel of DDR4-3200 is 25.6 GB/s (Intel ARK), of which 70 % sustained.
@@ -21,7 +21,6 @@ TARGET = Target(
     extra="x86",
     quantizations=_onnx.QUANTIZATIONS,
     package=partial(_onnx.package, target="x86_avx2"),
-    load=_onnxruntime.load,
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes={
         "kernels": "Run under QEMU's Haswell (AVX2, no AVX-512): SmolLM2-135M agreed with float as it does with VNNI; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_targets import _onnx, _onnxruntime
+from edge_targets import _onnx
 from edge_targets._target import Budget, Device, Target
 
 # An Intel Core i5-1135G7 laptop: 4 cores, two channels of DDR4-3200 are 51.2 GB/s (Intel ARK), of which 70 % sustained.
@@ -21,7 +21,6 @@ TARGET = Target(
     extra="x86",
     quantizations=_onnx.QUANTIZATIONS,
     package=partial(_onnx.package, target="x86_avx512"),
-    load=_onnxruntime.load,
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes={"kernels": "MatMulNBits multiplies int8 by int8 with VNNI; a processor without it falls back to AVX2."},
 )

@@ -272,15 +272,13 @@ def _conversation(folder: Path, threads: int | None) -> Any:
     """A function from messages and a limit to the answer's pieces; the folder is verified first."""
     import os
 
-    import edge_targets
-    from edge_targets import _package
-    from edge_targets._text import Text
+    from edge_targets._device import facts
+    from edge_targets._device.text import Text
     from registry.manifest import read_manifest
 
     read_manifest(folder).verify(folder)
-    target = edge_targets.load(_package.read(folder)["target"])
-    runner, text = target.load(folder, threads or os.cpu_count() or 1), Text(folder)
-    context = _package.read(folder)["context_length"]
+    runner, text = facts.load(folder, threads or os.cpu_count() or 1), Text(folder)
+    context = facts.read(folder)["context_length"]
 
     def answer(messages: list[dict[str, str]], max_tokens: int) -> Any:
         tokens = text.chat(messages)
@@ -293,7 +291,7 @@ def _adaptive(folder: Path, threads: int | None, slo: str) -> Any:
     """The same for a folder of levels and a latency objective; what answers is said on standard error."""
     from components.prompts import Objective
     from components.quiet import quiet_libraries
-    from edge_targets._text import Text
+    from edge_targets._device.text import Text
     from registry.manifest import read_manifest
 
     objective = Objective.parse(slo)

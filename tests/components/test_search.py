@@ -1,12 +1,10 @@
 import itertools
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 from fixtures.tiny import make_model
 
-from components.latency import Cost, Weights, measure, peak_memory_mb, predict
+from components.latency import Cost, Weights, predict
 from components.search import Candidate, NothingFitsError, choose
 from components.shape import parse_shape
 
@@ -65,40 +63,3 @@ def test_a_narrower_shape_and_fewer_bits_are_predicted_faster_and_smaller() -> N
     for less in (narrow, coarse):
         assert less.tpot_ms < wide.tpot_ms
         assert less.memory_mb < wide.memory_mb
-
-
-def test_measuring_counts_the_first_token_apart_and_leaves_the_warm_up_out() -> None:
-    now = 0.0
-
-    def clock() -> float:
-        return now
-
-    calls = 0
-
-    def generate(prompt, new_tokens):
-        nonlocal now, calls
-        calls += 1
-        slow = 10 if calls == 1 else 1
-        now += 0.1 * slow
-        for token in range(new_tokens):
-            if token:
-                now += 0.01 * slow
-            yield token
-
-    latency = measure(generate, [1, 2, 3], 5, runs=3, threads=1, clock=clock)
-    assert latency.ttft_ms_samples == pytest.approx((100, 100, 100))
-    assert latency.tpot_ms_samples == pytest.approx((10, 10, 10))
-    assert calls == 4
-
-
-def test_a_small_child_of_a_large_parent_is_measured_as_small() -> None:
-    ballast = bytearray(400_000_000)
-    ballast[::4096] = b"x" * len(ballast[::4096])
-    code = "from components.latency import peak_memory_mb; print(peak_memory_mb())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 200 < peak_memory_mb()
-
-
-def test_a_model_that_says_nothing_cannot_be_timed() -> None:
-    with pytest.raises(ValueError, match="the model wrote 0 tokens"):
-        measure(lambda prompt, new_tokens: iter(()), [1], 5, runs=1, threads=1)

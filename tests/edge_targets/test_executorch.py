@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 import edge_targets
 from components.shape import Shape
-from edge_targets import _executorch, _package
-from edge_targets._executorch_runner import ExecutorchRunner, load
+from edge_targets import _executorch
+from edge_targets._device import facts as device_facts
+from edge_targets._device.executorch_runner import ExecutorchRunner, load
 from edge_targets._target import PackageError, PackageRequest
 
 CONTEXT = 96
@@ -206,7 +207,7 @@ def test_the_text_runners_names_are_answered(package: Path) -> None:
 
 
 def test_the_package_is_complete(package: Path) -> None:
-    facts = _package.read(package)
+    facts = device_facts.read(package)
     assert facts["target"] == "android_arm64"
     assert facts["quantization"] == "8da8w"
     assert facts["eos_token_ids"] == [1]

@@ -32,8 +32,8 @@ from transformers import (
 import edge_targets
 from components.shape import Shape
 from edge_targets import _onnx
+from edge_targets._device.onnxruntime_runner import OnnxRunner, load
 from edge_targets._onnx_blocks import quantize
-from edge_targets._onnxruntime import OnnxRunner, load
 from edge_targets._target import PackageError, PackageRequest
 
 VOCABULARY = 168
@@ -216,10 +216,14 @@ def test_no_matrix_of_a_quantized_package_is_left_in_float(checkpoint: Path, tmp
     assert {name for name in matrices if not name.endswith(".scales")} == {"cos_cache", "sin_cache"}
 
 
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def test_the_same_checkpoint_packaged_twice_gives_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     for quantization in ("int8", "int4"):
         folders = [pack(checkpoint, tmp_path / f"{quantization}-{time}", quantization) for time in ("one", "two")]
-        first, second = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
+        first, second = (bytes_of(folder) for folder in folders)
         assert first == second
 
 
@@ -340,8 +344,8 @@ def test_a_quantization_nobody_offers_is_refused_with_those_that_are(checkpoint:
 
 def test_a_device_runs_a_package_without_torch_transformers_or_onnx(folder: Path) -> None:
     code = (
-        "import sys, edge_targets; from pathlib import Path\n"
-        "runner = edge_targets.load('x86_avx512').load(Path(sys.argv[1]), 1)\n"
+        "import sys; from edge_targets._device import facts; from pathlib import Path\n"
+        "runner = facts.load(Path(sys.argv[1]), 1)\n"
         "assert len(list(runner.generate([5, 6], 2))) == 2\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'safetensors'} & set(sys.modules)))\n"
     )

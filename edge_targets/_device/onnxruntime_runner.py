@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_targets import _package
-from edge_targets._limits import Limits
-from edge_targets._target import PackageError
+from . import facts
+from .facts import PackageError
+from .limits import Limits
 
 _PREFILL_TOKENS = 512
 """Longest run of tokens at once: activations grow with it, speed hardly does."""
@@ -28,22 +28,22 @@ def load(folder: Path, threads: int) -> OnnxRunner:
 
 
 class OnnxRunner:
-    """A loaded package; see `edge_targets._target.Runner`."""
+    """A loaded package; see `runner.Runner`."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         import onnxruntime
 
         if threads < 1:
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
-        facts = _package.read(folder)
-        self._limits = Limits.of(facts)
-        self._end_tokens = frozenset(facts["eos_token_ids"])
+        known = facts.read(folder)
+        self._limits = Limits.of(known)
+        self._end_tokens = frozenset(known["eos_token_ids"])
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        model = folder / facts["model_files"][0]
+        model = folder / known["model_files"][0]
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class of their own
@@ -55,19 +55,19 @@ class OnnxRunner:
         passage = _Passage(self._session)
         return np.concatenate([passage.run(chunk, logits_from=0) for chunk in _chunks(tokens)])
 
-    def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
         """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
         self._limits.check(tokens, max_new_tokens)
-        return self._continue(tokens, max_new_tokens)
+        return self._continue(tokens, max_new_tokens, frozenset() if to_the_end else self._end_tokens)
 
-    def _continue(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+    def _continue(self, tokens: Sequence[int], max_new_tokens: int, ends: frozenset[int]) -> Iterator[int]:
         passage = _Passage(self._session)
         wanted = _chunks(tokens)
         for _ in range(max_new_tokens):
             for chunk in wanted:
                 last_logits = passage.run(chunk, logits_from=len(chunk) - 1)
             token = int(last_logits.argmax())
-            if token in self._end_tokens:
+            if token in ends:
                 return
             yield token
             wanted = [[token]]
