@@ -25,8 +25,12 @@ from edge_targets._target import PackageError, PackageRequest
 
 def package(given: argparse.Namespace) -> None:
     target = edge_targets.load(given.target)
-    request = PackageRequest(given.checkpoint, parse_shape(given.shape), given.quantization, given.context)
-    target.quantization(request.quantization)
+    text_WT = None
+    if target.quantization(given.quantization).calibrated and given.calibration is not None:
+        from components.data import Data
+
+        text_WT = Data.load(given.calibration).spread(given.calibration_windows)
+    request = PackageRequest(given.checkpoint, parse_shape(given.shape), given.quantization, given.context, text_WT)
     refusal = target.refuses(request.shape)
     if refusal:
         raise PackageError(f"{target.name} cannot run {request.shape}: {refusal}")
@@ -71,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     packaging.add_argument("--shape", required=True)
     packaging.add_argument("--quantization", required=True)
     packaging.add_argument("--context", type=int, required=True)
+    packaging.add_argument("--calibration", type=Path, help="a data folder, for quantizations that are calibrated")
+    packaging.add_argument("--calibration-windows", type=int, default=32)
     packaging.add_argument("--out", type=Path, required=True)
     packaging.set_defaults(run=package)
     measuring = verbs.add_parser("measure")

@@ -34,8 +34,16 @@ def quantize(weight_NK: Floats, bits: int, block: int) -> tuple[NDArray[np.uint8
         chunk = slice(start, start + _ROWS_AT_ONCE)
         padded = np.pad(weight_NK[chunk], ((0, 0), (0, blocks * block - columns)))
         codes_NBK, scales_NB[chunk] = _round(padded.reshape(-1, blocks, block), 1 << (bits - 1))
-        packed_NBC[chunk] = codes_NBK if bits == 8 else codes_NBK[..., 0::2] | codes_NBK[..., 1::2] << 4
+        packed_NBC[chunk] = pack(codes_NBK, bits)
     return packed_NBC, scales_NB
+
+
+def pack(codes_NBK: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes of one byte as they are stored, packed_NBC: two of four bits share a byte, the first in its low half."""
+    if bits == 8:
+        return codes_NBK
+    packed_NBC: NDArray[np.uint8] = (codes_NBK[..., 0::2] | codes_NBK[..., 1::2] << 4).astype(np.uint8)
+    return packed_NBC
 
 
 def _round(weight_NBK: Floats, middle: int) -> tuple[NDArray[np.uint8], Floats]:

@@ -15,17 +15,20 @@ positions whose logits are wanted: prefill pays the head for one), and `past_key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_targets._onnx_blocks import Floats, quantize
+from edge_targets._onnx_blocks import Floats, pack, quantize
 from edge_targets._onnx_decoder import Decoder
 from edge_targets._target import PackageError
+
+if TYPE_CHECKING:
+    from edge_targets._rounding import Rounded
 
 _CONTRIB = "com.microsoft"
 _CONTRIB_OPERATORS = {
@@ -49,14 +52,20 @@ class Storage:
     block: int
 
 
-def build(decoder: Decoder, storage: Storage, tensor: Callable[[str], Floats | None]) -> Any:
+def build(
+    decoder: Decoder,
+    storage: Storage,
+    tensor: Callable[[str], Floats | None],
+    rounded: Mapping[str, Rounded] | None = None,
+) -> Any:
     """The ModelProto, weights inside; raises PackageError for a weight that is missing or not finite.
 
-    `tensor` reads a weight of the checkpoint by name in float32, or returns None where there is none.
+    `tensor` reads a weight of the checkpoint by name in float32, or returns None where there is none. Modules that are
+    `rounded` already keep their codes; the others' weights are rounded to nearest.
     """
     from onnx import TensorProto, helper
 
-    graph = _Graph(decoder, storage, tensor)
+    graph = _Graph(decoder, storage, tensor, rounded or {})
     graph.decode()
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "tokens"]),
@@ -79,10 +88,17 @@ def build(decoder: Decoder, storage: Storage, tensor: Callable[[str], Floats | N
 class _Graph:
     """Grows node by node; a method named after a part of the model returns the name of the value it made."""
 
-    def __init__(self, decoder: Decoder, storage: Storage, tensor: Callable[[str], Floats | None]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        storage: Storage,
+        tensor: Callable[[str], Floats | None],
+        rounded: Mapping[str, Rounded],
+    ) -> None:
         self.decoder = decoder
         self.storage = storage
         self.tensor = tensor
+        self.rounded = rounded
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.weights: dict[str, tuple[str, int, int]] = {}
@@ -208,10 +224,20 @@ class _Graph:
             if bits == 32:
                 self._constant(name, weight_NK)
             else:
-                packed_NBC, scales_NB = quantize(weight_NK, bits, self.storage.block)
+                packed_NBC, scales_NB = self._in_blocks(modules, weight_NK, bits)
                 self._constant(name, packed_NBC)
                 self._constant(f"{name}.scales", scales_NB)
         return self.weights[name]
+
+    def _in_blocks(self, modules: Sequence[str], weight_NK: Floats, bits: int) -> tuple[NDArray[np.uint8], Floats]:
+        known = [self.rounded[module] for module in modules if module in self.rounded]
+        if len(known) < len(modules):
+            return quantize(weight_NK, bits, self.storage.block)
+        codes_NK = np.concatenate([one.codes_NK for one in known]).astype(np.int16) + (1 << (bits - 1))
+        scales_NB = np.concatenate([one.scales_NB for one in known])
+        padding = scales_NB.shape[1] * self.storage.block - codes_NK.shape[1]
+        padded_NK = np.pad(codes_NK, ((0, 0), (0, padding)), constant_values=1 << (bits - 1)).astype(np.uint8)
+        return pack(padded_NK.reshape(*scales_NB.shape, self.storage.block), bits), scales_NB
 
     def _bias(self, modules: Sequence[str]) -> str:
         """The modules' biases stacked, zero for one without; an empty name where none has any."""

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from components.shape import AnyShape
 from edge_targets._device.facts import PackageError
 
@@ -52,6 +55,8 @@ class Quantization:
     """Perplexity against float, as measured on SmolLM2-135M; a first guess for other bases."""
     top_1: float = 1.0
     """Share of tokens on which it agrees with float, measured likewise."""
+    calibrated: bool = False
+    """Whether weights are rounded with a look at what the layers read of calibration text (`_rounding`)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class PackageRequest:
     shape: AnyShape
     quantization: str
     context_length: int
+    calibration_WT: NDArray[np.int32] | None = field(default=None, compare=False, repr=False)
+    """Text as token ids, [windows, tokens], for quantizations that are calibrated."""
 
 
 @dataclass(frozen=True)

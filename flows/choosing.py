@@ -25,6 +25,8 @@ class Choice:
     target: str
     shape: AnyShape
     quantization: str
+    context_length: int
+    """The one asked for, or the base's where that is shorter."""
     verdicts: tuple[Verdict, ...]
 
 
@@ -33,7 +35,7 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
     target = edge_targets.load(target_name)
     supernet = json.loads((base.artifacts / "supernet" / "supernet.json").read_text())
     config = json.loads((base_folder / "config.json").read_text())
-    context = parameters()["package"]["context_length"]
+    context = min(parameters()["package"]["context_length"], config["max_position_embeddings"])
     candidates, refused = [], []
     for text, perplexity in supernet["validation_perplexity"].items():
         shape = parse_shape(text)
@@ -63,4 +65,4 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
         )
     except NothingFitsError as error:
         raise JobError(f"{target.name}: {error}") from error
-    return Choice(target.name, chosen.shape, chosen.quantization, verdicts)
+    return Choice(target.name, chosen.shape, chosen.quantization, context, verdicts)

@@ -156,7 +156,7 @@ def release(base: Declared, choice: Choice) -> Released:
         manifest,
         registered_model,
         base,
-        {"shape": str(choice.shape), "quantization": choice.quantization, **parameters()["package"]},
+        {"shape": str(choice.shape), "quantization": choice.quantization, "context_length": choice.context_length},
         {key: value for key, value in point.to_json().items() if isinstance(value, float)},
     )
     return Released(choice.target, registered_model, version, point, choice)

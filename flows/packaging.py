@@ -46,11 +46,13 @@ def package_for(base: Declared, choice: Choice) -> Path:
     checkpoint = checkpoint_for(base, choice.shape)
 
     def build_into(folder: Path) -> None:
+        numbers = parameters()["package"]
         run_apart(
             [
                 *("package", choice.target, "--out", str(folder), "--checkpoint", str(checkpoint)),
                 *("--shape", str(choice.shape), "--quantization", choice.quantization),
-                *("--context", str(parameters()["package"]["context_length"])),
+                *("--context", str(choice.context_length), "--calibration", str(base.artifacts / "data")),
+                *("--calibration-windows", str(numbers["calibration_windows"])),
             ],
             f"packaging {choice.shape} {choice.quantization} for {choice.target}",
         )
@@ -64,8 +66,8 @@ def package_key(base: Declared, choice: Choice) -> str:
         {
             "supernet": revision("supernet", base),
             "base": base.fingerprint,
-            "choice": [choice.target, str(choice.shape), choice.quantization],
-            "context": parameters()["package"]["context_length"],
+            "choice": [choice.target, str(choice.shape), choice.quantization, choice.context_length],
+            "calibration": [revision("data", base), parameters()["package"]["calibration_windows"]],
             "builders": builder_versions(),
             "code": _code_digest(Path(edge_targets.__file__).parent, f"{choice.target}.py"),
         }
