@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from components.latency import Cost
 from components.shape import AnyShape
 
+CHOSEN, WORSE = "chosen", "higher perplexity"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -50,8 +52,8 @@ def choose(
         if candidate.top_1 < min_top_1:
             reason = f"agrees with float on {candidate.top_1:.0%} of tokens, under {min_top_1:.0%}"
         if reason is None and chosen is None:
-            chosen, reason = candidate, "chosen"
-        verdicts.append(Verdict(candidate, reason or "higher perplexity"))
+            chosen, reason = candidate, CHOSEN
+        verdicts.append(Verdict(candidate, reason or WORSE))
     if chosen is None:
         near = min(ranked, key=lambda c: c.cost.tpot_ms)
         limits = [f"{max_tpot_ms:g} ms a token"] if max_tpot_ms else []

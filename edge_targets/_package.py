@@ -22,6 +22,7 @@ _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer
 _COPIED_TEXTS = ("chat_template.jinja", "LICENSE", "README.md")
 DEVICE_FOLDER = "device"
 """What runs and measures the package; see `edge_targets._device`."""
+_SCRIPTS = {"run.py": "run", "bench.py": "bench_here"}
 
 
 def complete(
@@ -59,11 +60,19 @@ def complete(
 
 
 def _copy_device_code(to: Path, runner: str) -> None:
-    """The package's own way to run: what every package needs, and the one runner that this one names."""
+    """The package's own way to run: what every package needs, and the one runner that this one names.
+
+    The two scripts leave no compiled files behind, which would be files that the manifest does not list.
+    """
     to.mkdir()
     for source in sorted(Path(_device.__file__).parent.glob("*.py")):
         if source.stem not in RUNNERS or source.stem == runner:
             shutil.copyfile(source, to / source.name)
+    for script, verb in _SCRIPTS.items():
+        (to.parent / script).write_text(
+            "import sys\n\nsys.dont_write_bytecode = True\n\n"
+            f"from device.command import {verb}  # noqa: E402\n\nraise SystemExit({verb}())\n"
+        )
 
 
 def kv_cache_bytes(config: Mapping[str, Any], context_length: int, bytes_per_value: int = 4) -> int:

@@ -19,6 +19,8 @@ __all__ = ["Budget", "Device", "Package", "PackageError", "PackageRequest", "Qua
 class Device:
     """The figures latency and memory are predicted from; where they come from is said in the target's file."""
 
+    machine: str
+    """As its kernel calls it: `x86_64`, `aarch64`; on a phone or Jetson alike."""
     cores: int
     memory_mb: int
     bandwidth_gb_s: float

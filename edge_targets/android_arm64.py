@@ -11,7 +11,7 @@ from edge_targets._target import Budget, Device, Target
 # (AnandTech, 20 August 2024). Sustained is 57 % of that, as where ExecuTorch reports 8.15 tokens a second of Llama 2 7B
 # in 4 bits (3.6 GB) on a Galaxy S22 (51.2 GB/s). Multiply-adds are an estimate, not a measurement: 32 a cycle and core
 # through SDOT on two 128-bit pipes, a third of that peak sustained. Memory: what an app may hold of 8 GB.
-_DEVICE = Device(cores=4, memory_mb=4096, bandwidth_gb_s=14.6, int8_gops=102.0)
+_DEVICE = Device(machine="aarch64", cores=4, memory_mb=4096, bandwidth_gb_s=14.6, int8_gops=102.0)
 
 TARGET = Target(
     name="android_arm64",

@@ -10,7 +10,7 @@ from edge_targets._target import Budget, Device, Target
 # An Intel N100 mini PC: 4 Gracemont cores, one channel of DDR4-3200 is 25.6 GB/s (Intel ARK), of which 70 % sustained.
 # Multiply-adds are an estimate, not a measurement: 16 a cycle and core through vpmaddubsw on three 128-bit ports,
 # 2.9 GHz with all cores busy, a third of that peak sustained (the AVX-512 kernels were seen to reach 37 % of theirs).
-_DEVICE = Device(cores=4, memory_mb=8192, bandwidth_gb_s=18.0, int8_gops=62.0)
+_DEVICE = Device(machine="x86_64", cores=4, memory_mb=8192, bandwidth_gb_s=18.0, int8_gops=62.0)
 
 TARGET = Target(
     name="x86_avx2",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edge_targets
 from components.latency import Weights, predict
-from components.search import Candidate, NothingFitsError, Verdict, choose
+from components.search import CHOSEN, WORSE, Candidate, NothingFitsError, Verdict, choose
 from components.shape import AnyShape, parse_shape
 from flows.bases import Declared, parameters
 from flows.work import JobError
 
 if TYPE_CHECKING:
     from edge_targets._target import Budget
+
+
+_BUILT = "built, and "
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,26 @@ class Choice:
     quantization: str
     context_length: int
     """The one asked for, or the base's where that is shorter."""
+    max_memory_mb: float
     verdicts: tuple[Verdict, ...]
+    """Every candidate, best first."""
+
+    @property
+    def built(self) -> tuple[Verdict, ...]:
+        """Candidates that were built and then refused."""
+        return tuple(one for one in self.verdicts if one.reason.startswith(_BUILT))
+
+
+def next_best(choice: Choice, refusal: str) -> Choice:
+    """The choice once its candidate was built and refused; raises JobError with every refusal where none is left."""
+    verdicts = [replace(one, reason=f"{_BUILT}{refusal}") if one.reason == CHOSEN else one for one in choice.verdicts]
+    left = next((index for index, one in enumerate(verdicts) if one.reason == WORSE), None)
+    if left is None:
+        refused = "; ".join(f"{one.candidate.shape} {one.candidate.quantization} {one.reason}" for one in verdicts)
+        raise JobError(f"{choice.target}: nothing holds what was predicted of it: {refused}")
+    verdicts[left] = replace(verdicts[left], reason=CHOSEN)
+    candidate = verdicts[left].candidate
+    return replace(choice, shape=candidate.shape, quantization=candidate.quantization, verdicts=tuple(verdicts))
 
 
 def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budget | None = None) -> Choice:
@@ -58,11 +80,9 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
         raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
     usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
     full = max((candidate.cost for candidate in usual), key=lambda cost: cost.size_mb)
-    wanted = budget or target.budget
+    max_tpot_ms, max_memory_mb = (budget or target.budget).limits(full.tpot_ms, target.device.memory_mb)
     try:
-        chosen, verdicts = choose(
-            candidates, *wanted.limits(full.tpot_ms, target.device.memory_mb), parameters()["verify"]["min_top_1"]
-        )
+        chosen, verdicts = choose(candidates, max_tpot_ms, max_memory_mb, parameters()["verify"]["min_top_1"])
     except NothingFitsError as error:
         raise JobError(f"{target.name}: {error}") from error
-    return Choice(target.name, chosen.shape, chosen.quantization, context, verdicts)
+    return Choice(target.name, chosen.shape, chosen.quantization, context, max_memory_mb, verdicts)

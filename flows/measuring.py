@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from components.frontier import Point
+from edge_targets._device import facts
 from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
 from flows.packaging import checkpoint_for, package_for, package_key
 from flows.settings import settings
-from flows.work import JobError, key_of, run_apart
+from flows.work import key_of, run_apart
 
 
 def measure_package(base: Declared, choice: Choice) -> dict[str, Any]:
-    """The package's figures, taken once a package, data revision and settings; raises JobError when it fails `verify`."""
-    figures = measurement(
+    """The package's figures, taken once a package, data revision and settings."""
+    return measurement(
         base,
         choice.target,
         package_for(base, choice),
         package_key(base, choice),
         ["--checkpoint", str(checkpoint_for(base, choice.shape))],
     )
+
+
+def refusal(choice: Choice, package: Path, figures: Mapping[str, Any]) -> str | None:
+    """Why a package is not what was predicted of it, so that it is not published; None where it is."""
     limits, close = parameters()["verify"], figures["agreement"]
     if close["top_1"] < limits["min_top_1"] or close["kl"] > limits["max_kl"]:
-        raise JobError(
-            f"{choice.target}: {choice.shape} {choice.quantization} agrees with its float subnet on {close['top_1']:.1%} of "
-            f"tokens at KL {close['kl']:.3f}; published are at least {limits['min_top_1']:.0%} and at most "
-            f"{limits['max_kl']}. Nothing was published"
+        return (
+            f"agrees with its float subnet on {close['top_1']:.1%} of tokens at KL {close['kl']:.3f}; "
+            f"published are at least {limits['min_top_1']:.0%} and at most {limits['max_kl']}"
         )
-    return figures
+    held_mb = sum(facts.read(package)["memory_mb"].values())
+    if held_mb > choice.max_memory_mb:
+        return f"takes {held_mb:.0f} MB with a full context, over {choice.max_memory_mb:g}"
+    return None
 
 
 def measurement(

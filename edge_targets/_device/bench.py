@@ -137,7 +137,8 @@ def host() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": platform.system(),
+        "machine": {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()),
         "governor": governor.read_text().strip() if governor.is_file() else None,
     }
 

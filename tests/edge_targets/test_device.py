@@ -32,14 +32,16 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target.package(PackageRequest(checkpoint, Shape(4, 100), "int8", 64), out).folder
 
 
-def device(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the package's own code, from its folder, where nothing else of ours can be imported."""
-    command = [sys.executable, "-P", "-c", "import runpy; runpy.run_module('device', run_name='__main__')"]
-    blocked = (
-        "import sys; sys.path.insert(0, '.'); sys.modules.update(edge_targets=None, components=None, flows=None); "
-    )
-    command[-1] = blocked + command[-1]
-    return subprocess.run([*command, *arguments], cwd=package, capture_output=True, text=True, check=False)
+def script(package: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a package's own script where nothing else of ours can be imported."""
+    blocked = "import sys, runpy; sys.modules.update(edge_targets=None, components=None, flows=None, registry=None)"
+    paths = f"sys.path.insert(0, {str(package)!r}); runpy.run_path({str(package / name)!r}, run_name='__main__')"
+    command = [sys.executable, "-P", "-c", f"{blocked}; {paths}", *arguments]
+    return subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=False)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 def test_device_code_imports_nothing_of_ours_but_itself() -> None:
@@ -53,14 +55,16 @@ def test_device_code_imports_nothing_of_ours_but_itself() -> None:
 
 
 def test_a_package_answers_alone(package: Path) -> None:
-    done = device(package, "run", "--prompt", "hello", "--max-tokens", "4", "--threads", "1")
+    before = files(package)
+    done = script(package, "run.py", "--prompt", "hello", "--max-tokens", "4", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    assert files(package) == before  # no compiled files, which a manifest does not list
 
 
 def test_a_package_measures_itself_alone(package: Path, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    done = device(package, "bench", "--runs", "3", "--new-tokens", "4", "--threads", "1", "--out", str(out))
+    done = script(package, "bench.py", "--runs", "3", "--new-tokens", "4", "--threads", "1", "--out", str(out))
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
     assert len(figures["latency"]["tpot_ms_samples"]) == 3
@@ -92,7 +96,7 @@ def test_a_package_that_says_nonsense_is_refused(package: Path, tmp_path: Path, 
 
 
 def test_a_broken_package_is_one_line_and_exit_2(package: Path, tmp_path: Path) -> None:
-    done = device(package, "--package", str(tmp_path), "run", "--prompt", "hello")
+    done = script(package, "run.py", "--package", str(tmp_path), "--prompt", "hello")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

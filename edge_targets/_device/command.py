@@ -1,9 +1,6 @@
-"""Answer a prompt, or measure, with the package that this folder is in. Offline; results on standard output.
+"""Answer a prompt, or measure, with the package that this folder is in: offline, results on standard output.
 
-    python -m device run --prompt "What is gravity?"
-    python -m device bench --out bench.json
-
-The second one's file goes back to the registry with `amoeba measured bench.json`.
+`run.py` and `bench.py` in the package are these two verbs.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from . import facts
@@ -44,27 +42,35 @@ def _bench(given: argparse.Namespace) -> None:
         given.out.write_text(written)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit 0, or 2 with one line that says what was wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def run() -> int:
+    """Answer one prompt; exit 0, or 2 with one line that says what was wrong."""
+    parser = _parser('Answer one prompt with this package.  Example: python run.py --prompt "What is gravity?"')
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    return _call(_run, parser.parse_args())
+
+
+def bench_here() -> int:
+    """Measure latency and memory; exit as `run`."""
+    parser = _parser("Measure this package on this machine.  Example: python bench.py --out bench.json")
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument(
+        "--out", type=Path, help="a file for the figures, which `amoeba measured` takes; standard output when not given"
     )
+    return _call(_bench, parser.parse_args())
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--package", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    running = verbs.add_parser("run", help="answer one prompt")
-    running.add_argument("--prompt", required=True)
-    running.add_argument("--max-tokens", type=int, default=128)
-    running.set_defaults(call=_run)
-    measuring = verbs.add_parser("bench", help="measure latency and memory")
-    measuring.add_argument("--runs", type=int, default=7)
-    measuring.add_argument("--new-tokens", type=int, default=32)
-    measuring.add_argument("--out", type=Path, help="a file for the figures; standard output when not given")
-    measuring.set_defaults(call=_bench)
-    for verb in (running, measuring):
-        verb.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args(arguments)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    return parser
+
+
+def _call(verb: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> int:
     try:
-        given.call(given)
+        verb(given)
     except ModuleNotFoundError as error:
         sys.stderr.write(f"error: the runtime is missing ({error.name}); package.json names it and its version\n")
         return 2
@@ -72,7 +78,3 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
