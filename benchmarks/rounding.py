@@ -34,7 +34,7 @@ BITS, BLOCK = 4, 32
 def set_weights(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:
     with torch.no_grad():
         for name, weight_NK in weights.items():
-            model.get_submodule(name).weight.copy_(weight_NK)
+            model.get_parameter(f"{name}.weight").copy_(weight_NK)
     return model
 
 
@@ -55,7 +55,7 @@ def rounded_table(model: PreTrainedModel, tokens_WT: Tensor) -> Tensor:
     """The tied embedding and head in 4 bits too, rounded for what the head reads."""
     states_TH = model.model(input_ids=tokens_WT, use_cache=False).last_hidden_state.flatten(0, 1)
     unit_TH = torch.nn.functional.normalize(states_TH, dim=1)
-    weight_VH = model.get_input_embeddings().weight
+    weight_VH = model.get_parameter("model.embed_tokens.weight")
     codes_VH, scales_VB = gptq(weight_VH, unit_TH.T @ unit_TH / len(unit_TH), BITS, BLOCK)
     return codes_VH * scales_VB.repeat_interleave(BLOCK, dim=1)
 

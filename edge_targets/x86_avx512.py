@@ -16,7 +16,7 @@ TARGET = Target(
     name="x86_avx512",
     title="x86-64 with AVX-512 VNNI (four-core laptop)",
     device=_DEVICE,
-    budget=Budget(max_tpot_percent=85.0),
+    budget=Budget(max_tpot_percent=75.0),
     runtime="onnxruntime",
     extra="x86",
     quantizations=_onnx.QUANTIZATIONS,
