@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.data import load_evaluation
-from components.evaluate import Logits, agreement, multiple_choice, perplexity
+from components.evaluate import Logits, agreement, greedy_agreement, multiple_choice, perplexity
 from edge_targets._device import facts
 from edge_targets._device.bench import bench
 from edge_targets._device.text import Text
@@ -53,7 +53,8 @@ def measure(
         settings.new_tokens,
         lambda done, total: progress("latency", done, total),
     )
-    answer = list(runner.generate(text.chat([{"role": "user", "content": GREEDY_QUESTION}]), _GREEDY_TOKENS))
+    question = text.chat([{"role": "user", "content": GREEDY_QUESTION}])
+    answer = list(runner.generate(question, _GREEDY_TOKENS))
     figures = {
         **speed,
         "measured_on": "host",
@@ -66,8 +67,12 @@ def measure(
         quiet_libraries()
         from components.reference import load_checkpoint, logits_of
 
-        compared = windows[: settings.agreement_windows]
-        figures["agreement"] = asdict(agreement(runner.logits, logits_of(load_checkpoint(checkpoint)), compared))
+        exact = logits_of(load_checkpoint(checkpoint))
+        written = list(runner.generate(question, _GREEDY_TOKENS, to_the_end=True))
+        figures["agreement"] = {
+            **asdict(agreement(runner.logits, exact, windows[: settings.agreement_windows])),
+            "greedy": greedy_agreement(exact, question, written),
+        }
     return figures
 
 

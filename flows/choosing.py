@@ -15,7 +15,7 @@ from flows.bases import Declared, parameters
 from flows.work import JobError
 
 if TYPE_CHECKING:
-    from edge_targets._target import Budget
+    from edge_targets._target import Budget, Quantization
 
 
 _BUILT = "built, and "
@@ -52,6 +52,20 @@ def next_best(choice: Choice, refusal: str) -> Choice:
     return replace(choice, shape=candidate.shape, quantization=candidate.quantization, verdicts=tuple(verdicts))
 
 
+def verification(quantization: str) -> dict[str, float]:
+    """How close to its float subnet a package of this quantization must be to be published; from `params.yaml`."""
+    limits = parameters()["verify"]
+    return {**limits["default"], **limits.get(quantization, {})}
+
+
+def _unfit(quantization: Quantization) -> str | None:
+    """Why no package of this quantization would pass verification, going by what is known of it."""
+    least = verification(quantization.name)["min_top_1"]
+    if quantization.top_1 >= least:
+        return None
+    return f"agrees with float on {quantization.top_1:.0%} of tokens, under {least:.0%}"
+
+
 def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budget | None = None) -> Choice:
     """The best shape and quantization within a budget (the target's own when None); raises JobError when none fits."""
     target = edge_targets.load(target_name)
@@ -75,14 +89,14 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
                 context,
             )
             known = perplexity * quantization.perplexity_ratio
-            candidates.append(Candidate(shape, quantization.name, known, cost, quantization.top_1))
+            candidates.append(Candidate(shape, quantization.name, known, cost, _unfit(quantization)))
     if not candidates:
         raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
     usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
     full = max((candidate.cost for candidate in usual), key=lambda cost: cost.size_mb)
     max_tpot_ms, max_memory_mb = (budget or target.budget).limits(full.tpot_ms, target.device.memory_mb)
     try:
-        chosen, verdicts = choose(candidates, max_tpot_ms, max_memory_mb, parameters()["verify"]["min_top_1"])
+        chosen, verdicts = choose(candidates, max_tpot_ms, max_memory_mb)
     except NothingFitsError as error:
         raise JobError(f"{target.name}: {error}") from error
     return Choice(target.name, chosen.shape, chosen.quantization, context, max_memory_mb, verdicts)

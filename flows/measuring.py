@@ -12,7 +12,7 @@ from filelock import FileLock
 from components.frontier import Point
 from edge_targets._device import facts
 from flows.bases import Declared, parameters
-from flows.choosing import Choice
+from flows.choosing import Choice, verification
 from flows.data import revision
 from flows.packaging import checkpoint_for, package_for, package_key
 from flows.settings import settings
@@ -30,14 +30,24 @@ def measure_package(base: Declared, choice: Choice) -> dict[str, Any]:
     )
 
 
+_LIMITS = (
+    ("top_1", "min_top_1", 1),
+    ("kl", "max_kl", -1),
+    ("perplexity_ratio", "max_perplexity_ratio", -1),
+    ("greedy", "min_greedy", 1),
+)
+
+
 def refusal(choice: Choice, package: Path, figures: Mapping[str, Any]) -> str | None:
     """Why a package is not what was predicted of it, so that it is not published; None where it is."""
-    limits, close = parameters()["verify"], figures["agreement"]
-    if close["top_1"] < limits["min_top_1"] or close["kl"] > limits["max_kl"]:
-        return (
-            f"agrees with its float subnet on {close['top_1']:.1%} of tokens at KL {close['kl']:.3f}; "
-            f"published are at least {limits['min_top_1']:.0%} and at most {limits['max_kl']}"
-        )
+    close, limits = figures["agreement"], verification(choice.quantization)
+    found = [
+        f"{name} {close[name]:.3g} ({'at least' if sign > 0 else 'at most'} {limits[limit]:g})"
+        for name, limit, sign in _LIMITS
+        if sign * close[name] < sign * limits[limit]
+    ]
+    if found:
+        return f"is too far from its float subnet: {', '.join(found)}"
     held_mb = sum(facts.read(package)["memory_mb"].values())
     if held_mb > choice.max_memory_mb:
         return f"takes {held_mb:.0f} MB with a full context, over {choice.max_memory_mb:g}"

@@ -37,10 +37,10 @@ def test_the_choice_is_the_best_of_all_that_fit(tpot: float | None, memory: floa
 
 
 def test_a_quantization_that_would_not_pass_verification_is_never_built() -> None:
-    coarse = replace(CANDIDATES[0], quantization="int4", perplexity=1.0, top_1=0.7)
-    chosen, verdicts = choose([coarse, *CANDIDATES], None, None, min_top_1=0.8)
+    coarse = replace(CANDIDATES[0], quantization="int4", perplexity=1.0, unfit="agrees with float on 70% of tokens")
+    chosen, verdicts = choose([coarse, *CANDIDATES], None, None)
     assert chosen == CANDIDATES[0]
-    assert verdicts[0].reason == "agrees with float on 70% of tokens, under 80%"
+    assert verdicts[0].reason == "agrees with float on 70% of tokens"
 
 
 def test_when_nothing_fits_the_fastest_is_named() -> None:
