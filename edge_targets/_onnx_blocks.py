@@ -38,6 +38,19 @@ def quantize(weight_NK: Floats, bits: int, block: int) -> tuple[NDArray[np.uint8
     return packed_NBC, scales_NB
 
 
+def signed_codes(weight_NK: Floats, bits: int, block: int) -> tuple[NDArray[np.int8], Floats]:
+    """codes_NK and scales_NB such that weight = code * scale, chosen as `quantize` does; K must be whole blocks."""
+    rows, columns = weight_NK.shape
+    codes_NK = np.empty((rows, columns), np.int8)
+    scales_NB = np.empty((rows, columns // block), np.float32)
+    middle = 1 << (bits - 1)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        chunk = slice(start, start + _ROWS_AT_ONCE)
+        codes_NBK, scales_NB[chunk] = _round(weight_NK[chunk].reshape(-1, columns // block, block), middle)
+        codes_NK[chunk] = (codes_NBK.astype(np.int16) - middle).reshape(-1, columns)
+    return codes_NK, scales_NB
+
+
 def _round(weight_NBK: Floats, middle: int) -> tuple[NDArray[np.uint8], Floats]:
     """Codes from 0 to 2 * middle - 1, and a scale a block."""
     furthest_NB1 = np.take_along_axis(weight_NBK, np.abs(weight_NBK).argmax(axis=2, keepdims=True), axis=2)
