@@ -211,7 +211,9 @@ class _Graph(DecoderGraph):
         self.shared.add(name)
         largest = float(np.abs(array).max())
         if largest > _LARGEST_HALF:
-            raise PackageError(f"{name} holds {largest:g}; float16 ends at {_LARGEST_HALF:g}, so this model needs another target")
+            raise PackageError(
+                f"{name} holds {largest:g}; float16 ends at {_LARGEST_HALF:g}, so this model needs another target"
+            )
         return self._constant(name, array.astype(np.float16))
 
     def _head(self, hidden: str, module: str) -> None:
