@@ -15,7 +15,7 @@ from typing import Any
 
 from components.checkpoint import layers_of
 from edge_targets import _device
-from edge_targets._device.facts import FORMAT_VERSION, PACKAGE_FILE, RUNNERS
+from edge_targets._device.facts import FORMAT_VERSION, ONLY_FOR, PACKAGE_FILE, RUNNERS
 from edge_targets._target import Package, PackageError, PackageRequest
 
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -26,7 +26,14 @@ _SCRIPTS = {"run.py": "run", "bench.py": "bench_here"}
 
 
 def complete(
-    request: PackageRequest, out: Path, *, target: str, runtime: str, runner: str, model_files: Sequence[str]
+    request: PackageRequest,
+    out: Path,
+    *,
+    target: str,
+    runtime: str,
+    runner: str,
+    model_files: Sequence[str],
+    bytes_per_cached_value: int = 4,
 ) -> Package:
     """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing."""
     for name in model_files:
@@ -40,7 +47,7 @@ def complete(
         shutil.copyfile(source, out / name)
     config = json.loads((out / "config.json").read_text())
     weights_mb = sum((out / name).stat().st_size for name in model_files) / 1e6
-    kv_cache_mb = kv_cache_bytes(config, request.context_length) / 1e6
+    kv_cache_mb = kv_cache_bytes(config, request.context_length, bytes_per_cached_value) / 1e6
     facts = {
         "format_version": FORMAT_VERSION,
         "target": target,
@@ -66,7 +73,7 @@ def _copy_device_code(to: Path, runner: str) -> None:
     """
     to.mkdir()
     for source in sorted(Path(_device.__file__).parent.glob("*.py")):
-        if source.stem not in RUNNERS or source.stem == runner:
+        if (source.stem not in RUNNERS or source.stem == runner) and ONLY_FOR.get(source.stem, runner) == runner:
             shutil.copyfile(source, to / source.name)
     for script, verb in _SCRIPTS.items():
         (to.parent / script).write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 PACKAGE_FILE = "package.json"
-RUNNERS = ("executorch_runner", "onnxruntime_runner")
+RUNNERS = ("executorch_runner", "onnxruntime_runner", "tensorrt_runner")
+ONLY_FOR = {"cuda_memory": "tensorrt_runner", "tensorrt_engine": "tensorrt_runner"}
+"""Modules that one runner alone needs: no other runner's package holds them."""
 _FIELDS = {
     "format_version": int,
     "target": str,
@@ -57,3 +60,12 @@ def load(folder: Path, threads: int) -> Runner:
     module = importlib.import_module(f".{read(folder)['runner']}", __package__)
     runner: Runner = module.load(folder, threads)
     return runner
+
+
+def sha256(path: Path) -> str:
+    """A file's digest; `hashlib.file_digest` is not in the Python 3.10 of some devices."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

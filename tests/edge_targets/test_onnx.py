@@ -31,7 +31,7 @@ from transformers import (
 
 import edge_targets
 from components.shape import Shape
-from edge_targets import _onnx
+from edge_targets import _onnx, _onnx_files
 from edge_targets._device.onnxruntime_runner import OnnxRunner, load
 from edge_targets._onnx_blocks import quantize
 from edge_targets._rounding import calibrated
@@ -236,7 +236,7 @@ def test_the_same_checkpoint_packaged_twice_gives_the_same_bytes(checkpoint: Pat
 def test_weights_beyond_one_file_s_size_go_to_external_data(
     checkpoint: Path, model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_onnx, "_LARGEST_SINGLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(_onnx_files, "_LARGEST_SINGLE_FILE_BYTES", 1000)
     folder = pack(checkpoint, tmp_path / "package")
     assert (folder / "model.onnx.data").stat().st_size > (folder / "model.onnx").stat().st_size
     assert json.loads((folder / "package.json").read_text())["model_files"] == ["model.onnx", "model.onnx.data"]
