@@ -67,10 +67,9 @@ def build(
     graph.decode()
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "tokens"]),
+        helper.make_tensor_value_info("positions", TensorProto.INT64, ["tokens"]),
         helper.make_tensor_value_info("logits_at", TensorProto.INT64, ["wanted_tokens"]),
     ]
-    if decoder.attending:
-        inputs.append(helper.make_tensor_value_info("positions", TensorProto.INT64, ["tokens"]))
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["wanted_tokens", decoder.vocabulary])]
     row = [decoder.key_value_heads, decoder.head_dim]
     for cache in (f"{layer}.{part}" for layer in range(decoder.attending) for part in ("key", "value")):
@@ -101,8 +100,6 @@ class _Graph(DecoderGraph):
 
     def _prepare(self) -> None:
         """Cosines, sines and the mask of this run's tokens."""
-        if not self.decoder.attending:
-            return
         for name, cache in zip(("cosines", "sines"), self.decoder.rotary_caches(), strict=True):
             table = self._constant(f"{name}_of_all", cache[:, None, :])
             self._node("Gather", [table, "positions"], name, axis=0)

@@ -245,7 +245,7 @@ class EnginePassage:
             "positions": np.arange(past, past + len(tokens), dtype=np.int64),
             "logits_at": np.arange(logits_from, len(tokens), dtype=np.int64),
         }
-        held = [self._give(context, name, values) for name, values in given.items() if name in self._engine.shapes]
+        held = [self._give(context, name, values) for name, values in given.items()]
         for name, cache in self._cache.items():
             context.set_input_shape(name, (1, past, *self._engine.shapes[name][2:]))
             context.set_tensor_address(name, cache.address)
