@@ -9,6 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .facts import PackageError
+
 _LIBRARY = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
@@ -16,7 +18,7 @@ _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream does not wait for the default one."""
 
 
-class CudaError(Exception):
+class CudaError(PackageError):
     """The driver is not there, or refused; the message says what it was asked for."""
 
 
@@ -45,9 +47,13 @@ class Cuda:
         """Take the context and make the stream; what follows needs both."""
         self._context, stream = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
-        self._call("cuCtxSetCurrent", self._context)
+        self.use()
         self._call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
         self.stream = int(stream.value or 0)
+
+    def use(self) -> None:
+        """Make the context the calling thread's; a runner may be asked from another one than it was loaded in."""
+        self._call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int) -> Buffer:
         """At least one byte, since an address is wanted of an empty tensor too."""

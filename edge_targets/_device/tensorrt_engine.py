@@ -41,7 +41,7 @@ Bounds = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """The least, the usual and the largest shape of an input."""
 
 
-class EngineError(Exception):
+class EngineError(facts.PackageError):
     """There is no engine here, and the message says why."""
 
 
@@ -226,6 +226,7 @@ class EnginePassage:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._cuda = engine, engine.cuda
+        self._cuda.use()
         self._length = 0
         self._row_bytes: dict[str, int] = {}
         self._cache: dict[str, Buffer] = {}
@@ -239,6 +240,7 @@ class EnginePassage:
 
     def run(self, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
         past = self._length
+        self._cuda.use()
         context = self._engine.context_for(len(tokens), past)
         given = {
             "input_ids": np.array([tokens], np.int64),
@@ -312,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.writelines(f"{name}: {value}\n" for name, value in said.items())
         if fingerprint.tensorrt != NOTHING:
             plan.check(fingerprint.tensorrt)
-    except (EngineError, facts.PackageError, OSError) as error:
+    except (facts.PackageError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0

@@ -6,6 +6,7 @@ No engine is built here and no Jetson is run: `fixtures/fake_tensorrt` is not Te
 from __future__ import annotations
 
 import ast
+import ctypes
 import json
 import os
 import shutil
@@ -14,13 +15,14 @@ import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from fixtures import fake_cuda
+from fixtures.fake_cuda import FakeDriver
 from fixtures.tiny import VOCABULARY, make_model, write_base
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -31,7 +33,7 @@ from components.mixed import MixedConfig, MixedForCausalLM
 from components.selection import LayerCut
 from components.shape import AnyShape, Shape, parse_shape
 from edge_targets import _device, _onnx_blocks, _onnx_files, _tensorrt
-from edge_targets._device import facts, tensorrt_engine
+from edge_targets._device import cuda_memory, facts, tensorrt_engine
 from edge_targets._device.greedy import PREFILL_TOKENS
 from edge_targets._device.tensorrt_engine import Fingerprint, Plan, engine_path
 from edge_targets._device.tensorrt_runner import TensorRtRunner, load
@@ -87,10 +89,17 @@ def runner(package: Path) -> TensorRtRunner:
 
 
 @pytest.fixture
-def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    """A driver of CUDA that is none."""
+    driver = FakeDriver()
+    monkeypatch.setattr(cuda_memory, "ctypes", SimpleNamespace(**{**vars(ctypes), "CDLL": lambda name: driver}))
+    return driver
+
+
+@pytest.fixture
+def tensorrt(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """The stand-in under TensorRT's name, memory of this machine for the GPU's, and an empty engine cache."""
     monkeypatch.syspath_prepend(str(STAND_IN))
-    monkeypatch.setattr(tensorrt_engine, "Cuda", fake_cuda.FakeCuda)
     monkeypatch.setenv("AMOEBA_ENGINES", str(tmp_path / "engines"))
     import tensorrt
 
@@ -358,16 +367,26 @@ def test_with_the_stand_in_a_prompt_of_several_chunks_fits_the_profiles(
 
 
 def test_with_the_stand_in_memory_is_given_back_with_its_passage(
-    tensorrt: Any, package: Path, monkeypatch: pytest.MonkeyPatch
+    tensorrt: Any, driver: FakeDriver, package: Path
 ) -> None:
-    cuda = fake_cuda.FakeCuda()
-    monkeypatch.setattr(tensorrt_engine, "Cuda", lambda: cuda)
     list(load(package, 1).generate(TOKENS[:9], 5, to_the_end=True))
-    assert cuda.held == {}
+    assert driver.held == {}
+
+
+def test_with_the_stand_in_a_full_gpu_is_one_clear_error(tensorrt: Any, driver: FakeDriver, package: Path) -> None:
+    runner = load(package, 1)
+    driver.memory = 100
+    with pytest.raises(PackageError, match=r"cuMemAlloc_v2 failed with 2: out of memory"):
+        runner.logits(TOKENS)
 
 
 def test_with_the_stand_in_an_engine_is_built_once_and_again_where_anything_differs(
-    tensorrt: Any, package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tensorrt: Any,
+    driver: FakeDriver,
+    package: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     def built() -> bool:
         load(package, 1)
@@ -377,14 +396,16 @@ def test_with_the_stand_in_an_engine_is_built_once_and_again_where_anything_diff
     assert not built()
     monkeypatch.setattr(tensorrt, "__version__", "10.3.1")
     assert built()
-    monkeypatch.setattr(fake_cuda.FakeCuda, "gpu", tensorrt_engine.Cuda.gpu.__class__("Stand-in", "11.0"))
+    driver.capability = (11, 0)
+    assert built()
+    driver.name = "Another"
     assert built()
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.3\nmore\n")
     monkeypatch.setattr(tensorrt_engine, "TEGRA_RELEASE", release)
     assert built()
     assert not built()
-    assert len(list((tmp_path / "engines").iterdir())) == 4
+    assert len(list((tmp_path / "engines").iterdir())) == 5
 
 
 def test_another_model_or_plan_is_another_fingerprint(package: Path, checkpoint: Path, tmp_path: Path) -> None:
