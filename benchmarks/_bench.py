@@ -89,8 +89,10 @@ class Bench:
             / f"reference-{_digest(self._identity(checkpoint).encode(), json.dumps(self.windows).encode())}.npz"
         )
         if not path.is_file():
+            from components.quiet import quiet_libraries
             from components.reference import load_checkpoint, logits_of
 
+            quiet_libraries()
             logits = logits_of(load_checkpoint(checkpoint))
             beside = path.with_suffix(".partial.npz")
             compared: dict[str, Any] = {str(i): logits(self.windows[i]) for i in range(_COMPARED_WINDOWS)}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -95,8 +96,14 @@ class Server:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    def cpu_s(self) -> float:
+        """Processor time so far, all threads together."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
-        self._questions.close()
+        with suppress(BrokenPipeError):  # it ended before it was asked to
+            self._questions.close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -112,7 +119,8 @@ class Server:
 
 def _last_words(log: Path, status: int) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    said = " | ".join(lines[-_LAST_WORDS:]) or "it said nothing"
+    raised = any(line.startswith("Traceback") for line in lines)
+    said = " | ".join(lines[-1 if raised else -_LAST_WORDS :]) or "it said nothing"
     return f"ended with {os.strerror(-status) if status < 0 else status}: {said}"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,11 +12,13 @@ from benchmarks._jobs import Job
 from benchmarks._processes import Server
 from benchmarks._ratios import ratio
 from benchmarks._subnets import FULL
-from components.progress import progress
+from components.progress import progress, say
 from edge_targets._device.bench import PROMPT_TOKENS
 
 _PHONE = 1 / 1.3
 _SMALL = 1.6
+_WATCHED_S = 2.0
+_IDLE_PERCENT = 5
 
 
 def race(bench: Bench, running: Sequence[Job], passage: list[int], rounds: int, new_tokens: int) -> None:
@@ -38,10 +41,25 @@ def race(bench: Bench, running: Sequence[Job], passage: list[int], rounds: int, 
                 if job.failed:
                     servers.pop(job.name)
                     job.rounds.clear()
+            if number == 0:
+                _watch_idle(running, servers)
             advance(number, rounds)
         for job in running:
             if job.name in servers:
-                job.figures |= servers[job.name].ask(do="peak")
+                with job.keeping_its_failure():
+                    job.figures |= servers[job.name].ask(do="peak")
+
+
+def _watch_idle(running: Sequence[Job], servers: Mapping[str, Server]) -> None:
+    """What a waiting contender takes from the others, in percent of a core: nothing, or the speeds mean nothing."""
+    before = {name: server.cpu_s() for name, server in servers.items()}
+    time.sleep(_WATCHED_S)
+    for job in running:
+        if job.name in servers:
+            used = (servers[job.name].cpu_s() - before[job.name]) * 100 / _WATCHED_S
+            job.figures["idle_cpu_percent"] = used
+            if used > _IDLE_PERCENT:
+                say(f"{job.name} takes {used:.0f} % of a core while it waits: the others' speeds are not to be trusted")
 
 
 def _one_round(server: Server, passage: list[int], new_tokens: int) -> dict[str, float]:

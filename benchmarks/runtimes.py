@@ -43,7 +43,11 @@ def row(job: Job) -> list[Any]:
     times = [job.median("ttft_128_ms"), job.median("ttft_512_ms"), tpot, 1000 / tpot if tpot else None]
     note = job.failed or (f"not run here: {job.cannot_run}" if job.cannot_run else "")
     values = [*columns, *times, known.get("load_s"), known.get("peak_mb")]
-    return [job.contender.title, job.shape, *("" if value is None else value for value in values), note]
+    return [job.contender.title, job.shape, *map(_shown, values), note]
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,13 @@ def build(checkpoint: Path, out: Path, variant: str) -> None:
     # What a package calls its shape decides none of its bytes but this name.
     shape = parse_shape(f"d{config['num_hidden_layers']}w100")
     context = min(CONTEXT_LENGTH, config["max_position_embeddings"])
-    edge_targets.load(target).package(PackageRequest(checkpoint, shape, quantization, context), out)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder)
+        for file in checkpoint.resolve().iterdir():
+            (whole / file.name).symlink_to(file)
+        if not (whole / "README.md").exists():  # a base is no subnet: it has no card of ours
+            (whole / "README.md").write_text("# A base, packaged for a benchmark\n")
+        edge_targets.load(target).package(PackageRequest(whole, shape, quantization, context), out)
 
 
 def load(built: Path, variant: str, threads: int, *, quality: bool) -> Packaged:
