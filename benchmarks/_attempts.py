@@ -26,10 +26,11 @@ from edge_targets._target import PackageError, PackageRequest, Quantization, Tar
 Verdict = Literal["works", "refused", "not run here", "not attempted here", "WRONG"]
 
 _CONTEXT_LENGTH = 96
-_HOMOGENEOUS: AnyShape = Shape(4, 100)
-_MIXED = parse_shape("h40c24")
-"""Of four layers: attention and the whole FFN, attention alone, an FFN alone, attention and half an FFN."""
-_MIXED_LAYERS = (LayerCut(0, True, 128), LayerCut(1, True, 0), LayerCut(2, False, 64), LayerCut(3, True, 64))
+_LAYERS = 2
+_HOMOGENEOUS: AnyShape = Shape(_LAYERS, 100)
+_MIXED = parse_shape("h0c4")
+"""Attention alone, half an FFN alone, and a whole layer."""
+_MIXED_LAYERS = (LayerCut(0, True, 0), LayerCut(1, False, 64), LayerCut(2, True, 128))
 _LARGEST_ERRORS = ((16, 0.01), (8, 0.1), (0, 0.5))
 """By bits a weight. Another layer's weights, positions off by one or a block left out give 0.8 and more."""
 
@@ -123,7 +124,8 @@ def _cache_difference(runner: Any, text: Sequence[int]) -> str:
 def write(case: Case, folder: Path) -> None:
     """A complete checkpoint folder of the case."""
     tiny = _tiny()
-    config: PreTrainedConfig = copy.deepcopy(tiny.make_model(case.family, tied=case.tied).config)
+    layers = len(_MIXED_LAYERS) if case.mixed else _LAYERS
+    config: PreTrainedConfig = copy.deepcopy(tiny.make_model(case.family, layers=layers, tied=case.tied).config)
     if case.mixed:
         architecture = type(tiny.make_model(case.family)).__name__
         config = MixedConfig.of(config, architecture, _MIXED_LAYERS)

@@ -90,7 +90,10 @@ def main() -> None:
         "contenders": [_facts(job) for job in chosen],
         "comparisons": promised,
     }
-    _record.keep("runtimes", facts)
+    if given.quick or given.only:
+        say("not kept in benchmarks/results: only a whole run is")
+    else:
+        _record.keep("runtimes", facts)
 
 
 def _promise(one: Mapping[str, Any]) -> list[Any]:
