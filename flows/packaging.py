@@ -86,9 +86,9 @@ def builder_versions() -> dict[str, str]:
 
 
 def _code_digest(folder: Path, *targets: str) -> str:
-    """Digest of what targets share and of the named target files; another target's file changes nothing here."""
+    """Digest of what targets share, requirements included, and of the named target files; another's changes nothing here."""
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.sh"), *folder.rglob("*.txt")]):
         if path.parent != folder or path.name.startswith("_") or path.name in targets:
             total.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
     return total.hexdigest()
