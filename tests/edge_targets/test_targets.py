@@ -31,7 +31,7 @@ from edge_targets._target import Budget, Device, Target
 TARGET = Target(
     name="raspberry_pi_5",
     title="Raspberry Pi 5 (8 GB)",
-    device=Device(cores=4, memory_mb=8192, bandwidth_gb_s=9.0, int8_gops=60.0),
+    device=Device(machine="aarch64", cores=4, memory_mb=8192, bandwidth_gb_s=9.0, int8_gops=60.0),
     budget=Budget(max_tpot_percent=60.0),
     runtime="onnxruntime",
     extra="x86",
