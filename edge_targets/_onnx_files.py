@@ -32,12 +32,12 @@ def write_model(model: Any, out: Path) -> list[str]:
     return [MODEL_FILE, EXTERNAL_DATA_FILE]
 
 
-def rounded_weights(request: PackageRequest, bits: int, block: int) -> Mapping[str, Rounded]:
+def rounded_weights(request: PackageRequest, bits: int, block: int, *, positive: bool = False) -> Mapping[str, Rounded]:
     """The layers' weights, rounded on the request's calibration text; torch is imported for it."""
     quiet_libraries()
     from edge_targets._rounding import calibrated
 
-    return calibrated(request, bits, block)
+    return calibrated(request, bits, block, positive=positive)
 
 
 @contextmanager

@@ -32,8 +32,8 @@ from edge_targets._target import PackageError, PackageRequest
 
 _DAMPING = 0.01
 """Added to the Gram matrix's diagonal, as a share of its mean: calibration text never excites every direction."""
-_STEP_FACTORS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05)
-"""Of the step that reaches a block's largest weight; each is tried with either sign, as one code has no positive twin."""
+_STEP_FACTORS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.14)
+"""Of the step that reaches a block's largest weight. Each is tried with either sign, as one code has no positive twin."""
 _SAME_INPUT = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("self_attn.o_proj",),
@@ -53,8 +53,10 @@ class Rounded:
 
 
 @torch.no_grad()
-def calibrated(request: PackageRequest, bits: int, block: int) -> Mapping[str, Rounded]:
+def calibrated(request: PackageRequest, bits: int, block: int, *, positive: bool = False) -> Mapping[str, Rounded]:
     """Every linear layer between embedding and head, by module name, rounded for text like the request's.
+
+    `positive` scales are all that some runtimes take.
 
     Raises PackageError for a request that brings no calibration text.
     """
@@ -72,16 +74,19 @@ def calibrated(request: PackageRequest, bits: int, block: int) -> Mapping[str, R
         for names in _SAME_INPUT:
             modules = {name: layer.get_submodule(name) for name in names if _has(layer, name)}
             if modules:
-                stacked = _round_together(modules, grams[names[0]], bits, block)
+                stacked = _round_together(modules, grams[names[0]], bits, block, positive)
                 rounded.update({f"model.layers.{index}.{name}": one for name, one in stacked.items()})
         states_WTH = torch.cat(list(_through(model, layer, states_WTH)))
         advance(index + 1, len(layers))
     return rounded
 
 
-def _round_together(modules: Mapping[str, nn.Linear], gram_KK: Tensor, bits: int, block: int) -> Mapping[str, Rounded]:
+def _round_together(
+    modules: Mapping[str, nn.Linear], gram_KK: Tensor, bits: int, block: int, positive: bool
+) -> Mapping[str, Rounded]:
     """Modules that read the same input, rounded as one; their weights become what was kept of them."""
-    codes_NK, scales_NB = gptq(torch.cat([module.weight for module in modules.values()]), gram_KK, bits, block)
+    weight_NK = torch.cat([module.weight for module in modules.values()])
+    codes_NK, scales_NB = gptq(weight_NK, gram_KK, bits, block, positive=positive)
     rows = [len(module.weight) for module in modules.values()]
     rounded = {}
     for (name, module), codes_nK, scales_nB in zip(
@@ -93,7 +98,7 @@ def _round_together(modules: Mapping[str, nn.Linear], gram_KK: Tensor, bits: int
     return rounded
 
 
-def gptq(weight_NK: Tensor, gram_KK: Tensor, bits: int, block: int) -> tuple[Tensor, Tensor]:
+def gptq(weight_NK: Tensor, gram_KK: Tensor, bits: int, block: int, *, positive: bool = False) -> tuple[Tensor, Tensor]:
     """Codes [N, K] and scales [N, B] for inputs x whose mean x x^T is `gram_KK`; both are float32, codes whole numbers.
 
     A last block that is not full is one of fewer columns.
@@ -105,7 +110,7 @@ def gptq(weight_NK: Tensor, gram_KK: Tensor, bits: int, block: int) -> tuple[Ten
     inputs, middle = columns + padding, 1 << (bits - 1)
     gram_KK.diagonal().add_(_DAMPING * gram_KK.diagonal().mean() or 1.0)
     power_K = gram_KK.diagonal().float()
-    scales_NB = steps(weight_NK.reshape(outputs, -1, block), power_K.reshape(-1, block), middle)
+    scales_NB = steps(weight_NK.reshape(outputs, -1, block), power_K.reshape(-1, block), middle, positive=positive)
     order_K = power_K.argsort(descending=True, stable=True)
     factor_KK = _inverse_factor(gram_KK[order_K][:, order_K]).float()
     left_NK, steps_NK = weight_NK[:, order_K].clone(), scales_NB.repeat_interleave(block, dim=1)[:, order_K]
@@ -124,16 +129,18 @@ def gptq(weight_NK: Tensor, gram_KK: Tensor, bits: int, block: int) -> tuple[Ten
     return in_place_NK[:, :columns], scales_NB
 
 
-def steps(weight_NBC: Tensor, power_BC: Tensor, middle: int) -> Tensor:
+def steps(weight_NBC: Tensor, power_BC: Tensor, middle: int, *, positive: bool = False) -> Tensor:
     """The step of every block, [N, B]: the one of `_STEP_FACTORS`, refitted by least squares, of least weighted error."""
     furthest_NB1 = weight_NBC.gather(2, weight_NBC.abs().argmax(2, keepdim=True))
     widest_NB1 = torch.where(furthest_NB1 == 0, torch.ones_like(furthest_NB1), furthest_NB1 / -middle)
+    if positive:
+        widest_NB1 = widest_NB1.abs()
     best_NB1, least_NB1 = widest_NB1, torch.full_like(widest_NB1, torch.inf)
-    for factor in (sign * size for sign in (1, -1) for size in _STEP_FACTORS):
+    for factor in (sign * size for sign in ((1,) if positive else (1, -1)) for size in _STEP_FACTORS):
         codes_NBC = _codes(weight_NBC, widest_NB1 * factor, middle)
         powers_NB1 = (codes_NBC.square() * power_BC).sum(2, keepdim=True)
         fitted_NB1 = (weight_NBC * codes_NBC * power_BC).sum(2, keepdim=True) / powers_NB1
-        fitted_NB1 = torch.where((powers_NB1 > 0) & (fitted_NB1 != 0), fitted_NB1, widest_NB1)
+        fitted_NB1 = torch.where((powers_NB1 > 0) & (fitted_NB1 * factor * widest_NB1 > 0), fitted_NB1, widest_NB1)
         error_NBC = weight_NBC - _codes(weight_NBC, fitted_NB1, middle) * fitted_NB1
         error_NB1 = (error_NBC.square() * power_BC).sum(2, keepdim=True)
         better_NB1 = error_NB1 < least_NB1

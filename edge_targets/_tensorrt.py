@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_targets import _package
 from edge_targets._device.greedy import PREFILL_TOKENS
@@ -20,6 +21,9 @@ from edge_targets._onnx_files import rounded_weights, weights_of, write_model
 from edge_targets._target import Package, PackageError, PackageRequest, Quantization
 from edge_targets._tensorrt_graph import Storage, build
 from edge_targets._tensorrt_operators import unsupported
+
+if TYPE_CHECKING:
+    from edge_targets._rounding import Rounded
 
 SCRIPT = "build_engine.sh"
 _STORAGE = {"fp16": Storage(16, 1, 18, 8), "int4": Storage(4, 64, 21, 10)}
@@ -57,7 +61,9 @@ def package(request: PackageRequest, out: Path, *, target: str, tensorrt: Versio
         raise PackageError(f"{target} has no quantization {request.quantization!r}; it offers {', '.join(_STORAGE)}")
     decoder = read_decoder(request.checkpoint, request.context_length)
     storage = _STORAGE[request.quantization]
-    rounded = rounded_weights(request, storage.bits, storage.block) if request.quantization in _CALIBRATED else {}
+    rounded: Mapping[str, Rounded] = {}
+    if request.quantization in _CALIBRATED:
+        rounded = rounded_weights(request, storage.bits, storage.block, positive=True)  # TensorRT takes no other scales
     with weights_of(request.checkpoint) as weights:
         model = build(decoder, storage, weights, rounded)
     check_operators(model)

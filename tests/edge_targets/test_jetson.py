@@ -178,7 +178,7 @@ def restored(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
     """The model with every matrix of a layer as its 4-bit codes give it back."""
     copy = deepcopy(model)
     request = PackageRequest(checkpoint, WHOLE, "int4", CONTEXT, TEXT_WT)
-    for name, one in calibrated(request, 4, BLOCK).items():
+    for name, one in calibrated(request, 4, BLOCK, positive=True).items():
         scales_NB = one.scales_NB.astype(np.float16).astype(np.float32)
         copy.get_parameter(f"{name}.weight").data = torch.from_numpy(one.codes_NK * np.repeat(scales_NB, BLOCK, axis=1))
     return copy

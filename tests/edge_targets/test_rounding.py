@@ -96,6 +96,13 @@ def test_a_step_is_at_least_as_good_as_the_one_that_reaches_the_largest_weight()
     assert error(found_NB1).sum() < 0.9 * error(furthest_NB1).sum()
 
 
+def test_scales_are_positive_where_a_runtime_takes_no_others() -> None:
+    torch.manual_seed(0)
+    weight_NBC, power_BC = torch.randn(20, 3, 32), torch.rand(3, 32)
+    assert (steps(weight_NBC, power_BC, 8) < 0).any()
+    assert (steps(weight_NBC, power_BC, 8, positive=True) > 0).all()
+
+
 def test_a_block_of_zeros_stays_zero_and_finite() -> None:
     codes_NK, scales_NB = gptq(torch.zeros(3, 32), torch.eye(32), 4, 16)
     assert torch.equal(codes_NK, torch.zeros(3, 32))
