@@ -1,0 +1,126 @@
+"""Core ML: the whole decoder but its caches on an iPhone's Neural Engine, graphics processor and CPU, as iOS decides.
+
+Core ML can keep caches as states of its own, but ExecuTorch's released iOS libraries do not bind states: such a program
+ends with `must be an MLState` (pytorch/executorch issue 21855). Caches as inputs and outputs would be copied whole for
+each token. So the caches stay the program's: Core ML reads what was cached before a call, answers logits and the call's
+own keys and values, and `llama.update_cache` writes these on the CPU.
+
+Legend: as in `_executorch_program`; G query heads that share a key-value head, T = G x S.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import coremltools
+import torch
+from executorch.backends.apple.coreml import executorchcoreml
+from executorch.backends.apple.coreml.compiler import CoreMLBackend
+from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+from torch import Tensor, nn
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from edge_targets import _executorch_program as program
+from edge_targets import _executorch_weights as weights
+from edge_targets._executorch_program import delegated, to_edge, to_program
+from edge_targets._executorch_weights import Codes, Stored
+from edge_targets._target import PackageError
+
+__all__ = ["Decoder", "lower", "quantize"]
+
+_HIDDEN = -30000.0
+"""Added to the score of what must not be seen; half precision holds it."""
+
+
+class _Layer(program.Layer):
+    cache_dtype: ClassVar[torch.dtype] = torch.float16
+    """What Core ML computes in: half the bytes to read a token, and nothing to convert."""
+
+    def attend(
+        self, hidden_1SH: Tensor, cos_S1D: Tensor, sin_S1D: Tensor, past_C: Tensor, causal_SS: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The hidden states after attention, and the keys and values [1, S, K, D] that it adds."""
+        length = hidden_1SH.shape[1]
+        q_1SND, k_1SKD, v_1SKD = self.project(self.attention_norm(hidden_1SH), cos_S1D, sin_S1D)
+        heads = k_1SKD.shape[2]
+        group = q_1SND.shape[2] // heads
+        q_1KTD = q_1SND.view(1, length, heads, group, -1).permute(0, 2, 3, 1, 4).reshape(1, heads, -1, self.head_dim)
+        cached_1KTC = q_1KTD @ self.keys_1CKD.float().permute(0, 2, 3, 1) * self.head_dim**-0.5 + past_C
+        new_1KTS = q_1KTD @ k_1SKD.permute(0, 2, 3, 1) * self.head_dim**-0.5 + causal_SS.repeat(group, 1)
+        seen_1KTc = torch.softmax(torch.cat((cached_1KTC, new_1KTS), -1), -1)
+        context = self.keys_1CKD.shape[1]
+        mixed_1KTD = seen_1KTc[..., :context] @ self.values_1CKD.float().transpose(1, 2)
+        mixed_1KTD = mixed_1KTD + seen_1KTc[..., context:] @ v_1SKD.transpose(1, 2)
+        mixed_1KGSD = mixed_1KTD.reshape(1, heads, group, length, self.head_dim)
+        out_1SH = self.o(mixed_1KGSD.permute(0, 3, 1, 2, 4).reshape(1, length, -1))
+        return hidden_1SH + out_1SH, k_1SKD.half(), v_1SKD.half()
+
+
+class Decoder(program.Decoder):
+    """The same decoder with attention in plain products."""
+
+    layer_type: ClassVar[type[program.Layer]] = _Layer
+    index_C: Tensor
+
+    def __init__(self, model: Any, context_length: int) -> None:
+        super().__init__(model, context_length)
+        self.register_buffer("index_C", torch.arange(context_length))
+
+    def forward(self, tokens_1S: Tensor, position_1: Tensor) -> Tensor:
+        length = tokens_1S.shape[1]
+        index_S = self.index_C[:length]
+        positions_S = position_1 + index_S
+        cos_S1D, sin_S1D = self.cos_C1D[positions_S], self.sin_C1D[positions_S]
+        past_C = torch.where(self.index_C < position_1, 0.0, _HIDDEN)
+        causal_SS = torch.where(index_S[None] <= index_S[:, None], 0.0, _HIDDEN)
+        hidden_1SH = self.embedding(tokens_1S)
+        written = []
+        for layer in self.layers:
+            if layer.attends:
+                hidden_1SH, k_1SKD, v_1SKD = layer.attend(hidden_1SH, cos_S1D, sin_S1D, past_C, causal_SS)
+                written.append((layer, k_1SKD, v_1SKD))
+            if layer.mlp is not None:
+                hidden_1SH = hidden_1SH + layer.mlp(layer.mlp_norm(hidden_1SH))
+        logits_1SV: Tensor = self.head(self.norm(hidden_1SH))
+        start: Any = position_1[0].item()
+        torch._check(start >= 0)
+        torch._check(start + length <= self.cos_C1D.shape[0])
+        for layer, k_1SKD, v_1SKD in written:
+            torch.ops.llama.update_cache(k_1SKD, layer.keys_1CKD, start)
+            torch.ops.llama.update_cache(v_1SKD, layer.values_1CKD, start)
+        return logits_1SV
+
+
+def quantize(
+    decoder: nn.Module, quantization: str, group_size: int, given: Mapping[str, Codes] | None = None
+) -> None:
+    """Quantize every linear layer and the embedding in place; raises PackageError naming any that stayed in float."""
+    row, group = Stored(8, scale_dtype=torch.float16), Stored(4, group_size, torch.float16)
+    weights.store(
+        decoder,
+        lambda name: group if quantization == "4w" and name != "head" else row,
+        given,
+        eight_bit_activations=False,
+    )
+    # With a scale a row a tied head and embedding are the same constant, which is stored once.
+    weights.store_embedding(decoder, row)
+    weights.finish(decoder, quantization)
+
+
+def lower(exported: torch.export.ExportedProgram, metadata: dict[str, Any]) -> Any:
+    """The program, everything but the writing of caches Core ML's; raises PackageError for what was not lowered so."""
+    for symbol, given in exported.range_constraints.items():
+        if given.lower == 2:
+            # The exporter takes 1 for a special case and leaves it out; Core ML would refuse to decode.
+            exported.range_constraints[symbol] = ValueRanges(1, given.upper)
+    specs = CoreMLBackend.generate_compile_specs(
+        compute_precision=coremltools.precision.FLOAT16,
+        compute_unit=coremltools.ComputeUnit.ALL,
+        minimum_deployment_target=coremltools.target.iOS18,
+    )
+    partitioner = CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)
+    edge = to_edge(exported, partitioner, metadata, "Core ML")
+    return to_program(edge)
