@@ -11,9 +11,9 @@ Legend: as in `_executorch_program`; G query heads that share a key-value head, 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import coremltools
 import torch
@@ -31,6 +31,7 @@ from edge_targets._target import PackageError
 
 __all__ = ["Decoder", "lower", "quantize"]
 
+_NUMBERS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 _HIDDEN = -30000.0
 """Added to the score of what must not be seen; half precision holds it."""
 
@@ -47,7 +48,8 @@ class _Layer(program.Layer):
         q_1SND, k_1SKD, v_1SKD = self.project(self.attention_norm(hidden_1SH), cos_S1D, sin_S1D)
         heads = k_1SKD.shape[2]
         group = q_1SND.shape[2] // heads
-        q_1KTD = q_1SND.view(1, length, heads, group, -1).permute(0, 2, 3, 1, 4).reshape(1, heads, -1, self.head_dim)
+        q_1SKGD = q_1SND.view(1, length, heads, group, self.head_dim)
+        q_1KTD = q_1SKGD.permute(0, 2, 3, 1, 4).reshape(1, heads, group * length, self.head_dim)
         cached_1KTC = q_1KTD @ self.keys_1CKD.float().permute(0, 2, 3, 1) * self.head_dim**-0.5 + past_C
         new_1KTS = q_1KTD @ k_1SKD.permute(0, 2, 3, 1) * self.head_dim**-0.5 + causal_SS.repeat(group, 1)
         seen_1KTc = torch.softmax(torch.cat((cached_1KTC, new_1KTS), -1), -1)
@@ -77,15 +79,15 @@ class Decoder(program.Decoder):
         past_C = torch.where(self.index_C < position_1, 0.0, _HIDDEN)
         causal_SS = torch.where(index_S[None] <= index_S[:, None], 0.0, _HIDDEN)
         hidden_1SH = self.embedding(tokens_1S)
-        written = []
-        for layer in self.layers:
+        written, layers = [], cast(Sequence[_Layer], self.layers)
+        for layer in layers:
             if layer.attends:
                 hidden_1SH, k_1SKD, v_1SKD = layer.attend(hidden_1SH, cos_S1D, sin_S1D, past_C, causal_SS)
                 written.append((layer, k_1SKD, v_1SKD))
             if layer.mlp is not None:
                 hidden_1SH = hidden_1SH + layer.mlp(layer.mlp_norm(hidden_1SH))
         logits_1SV: Tensor = self.head(self.norm(hidden_1SH))
-        start: Any = position_1[0].item()
+        start: Any = position_1.item()
         torch._check(start >= 0)
         torch._check(start + length <= self.cos_C1D.shape[0])
         for layer, k_1SKD, v_1SKD in written:
@@ -94,9 +96,7 @@ class Decoder(program.Decoder):
         return logits_1SV
 
 
-def quantize(
-    decoder: nn.Module, quantization: str, group_size: int, given: Mapping[str, Codes] | None = None
-) -> None:
+def quantize(decoder: nn.Module, quantization: str, group_size: int, given: Mapping[str, Codes] | None = None) -> None:
     """Quantize every linear layer and the embedding in place; raises PackageError naming any that stayed in float."""
     row, group = Stored(8, scale_dtype=torch.float16), Stored(4, group_size, torch.float16)
     weights.store(
@@ -110,17 +110,80 @@ def quantize(
     weights.finish(decoder, quantization)
 
 
+class _Partitioner(CoreMLPartitioner):  # type: ignore[misc]
+    """Core ML's partitioner with one piece for all that Core ML takes.
+
+    As it comes it makes several, which hand each other lengths as numbers; Core ML takes tensors only. Nothing that is
+    left outside is read by what is inside: it only writes the caches, at the end.
+    """
+
+    def partition(self, exported: torch.export.ExportedProgram) -> Any:
+        found = super().partition(exported)
+        whole = found.tagged_exported_program
+        for node in whole.graph.nodes:
+            if node.target in _NUMBERS:
+                node.meta.pop("delegation_tag", None)
+            elif "delegation_tag" in node.meta:
+                node.meta["delegation_tag"] = "decoder"
+        found.partition_tags = {"decoder": self.delegation_spec}
+        for symbol, known in whole.range_constraints.items():
+            # The exporter takes 1 for a special case and leaves it out; Core ML would refuse to decode.
+            whole.range_constraints[symbol] = ValueRanges(1, known.upper) if known.lower == 2 else known
+        return found
+
+
 def lower(exported: torch.export.ExportedProgram, metadata: dict[str, Any]) -> Any:
     """The program, everything but the writing of caches Core ML's; raises PackageError for what was not lowered so."""
-    for symbol, given in exported.range_constraints.items():
-        if given.lower == 2:
-            # The exporter takes 1 for a special case and leaves it out; Core ML would refuse to decode.
-            exported.range_constraints[symbol] = ValueRanges(1, given.upper)
+    for node in reversed(exported.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            # Checks of the length outside would hand it over as a number, which Core ML does not take.
+            exported.graph.erase_node(node)
+    exported.graph.eliminate_dead_code()
+    exported.graph_module.recompile()
     specs = CoreMLBackend.generate_compile_specs(
         compute_precision=coremltools.precision.FLOAT16,
         compute_unit=coremltools.ComputeUnit.ALL,
         minimum_deployment_target=coremltools.target.iOS18,
     )
-    partitioner = CoreMLPartitioner(compile_specs=specs, take_over_mutable_buffer=False)
+    partitioner = _Partitioner(compile_specs=specs, take_over_mutable_buffer=False)
     edge = to_edge(exported, partitioner, metadata, "Core ML")
+    pieces = delegated(edge)
+    if len(pieces) != 1:
+        raise PackageError(f"Core ML was handed {len(pieces)} pieces of the decoder, wanted 1")
+    _check(specification(pieces[0]))
     return to_program(edge)
+
+
+def specification(piece: bytes) -> Any:
+    """Core ML's own description of a lowered piece."""
+    with tempfile.TemporaryDirectory() as folder:
+        if not executorchcoreml.unflatten_directory_contents(piece, folder):
+            raise PackageError("ExecuTorch cannot read what it lowered to Core ML")
+        (model,) = Path(folder).rglob("*.mlmodel")
+        return coremltools.utils.load_spec(str(model))
+
+
+def operations(spec: Any) -> list[Any]:
+    """Every operation of a described program."""
+    blocks = [
+        block for function in spec.mlProgram.functions.values() for block in function.block_specializations.values()
+    ]
+    return [operation for block in blocks for operation in block.operations]
+
+
+def _check(spec: Any) -> None:
+    """Raise PackageError for states, for a length that cannot be 1, and for weights that are kept in float."""
+    if spec.description.state:
+        raise PackageError(f"Core ML would keep {len(spec.description.state)} states, which ExecuTorch does not bind")
+    tokens = spec.description.input[0]
+    shortest = tokens.type.multiArrayType.shapeRange.sizeRanges[1].lowerBound
+    if shortest != 1:
+        raise PackageError(f"Core ML would take {tokens.name} of {shortest} positions and more, wanted 1 and more")
+    kinds = {output.name: operation.type for operation in operations(spec) for output in operation.outputs}
+    for operation in operations(spec):
+        if operation.type == "linear":
+            made_by = kinds[operation.inputs["weight"].arguments[0].name]
+            if not made_by.startswith("constexpr"):
+                raise PackageError(
+                    f"Core ML would multiply with float weights ({made_by}) in {operation.outputs[0].name}"
+                )

@@ -26,6 +26,8 @@ class Layer(nn.Module):
     """One decoder layer, its linear layers and norms those of the Hugging Face module; a block that is gone stays so."""
 
     cache_dtype: ClassVar[torch.dtype] = torch.float32
+    keys_1CKD: Tensor
+    values_1CKD: Tensor
 
     def __init__(self, layer: Any, config: Any, context_length: int) -> None:
         super().__init__()

@@ -25,7 +25,9 @@ from edge_targets._target import PackageError
 
 __all__ = ["Decoder", "lower", "quantize"]
 
-PRODUCTS = frozenset({"et_vk.linear_dq8ca_q4gsw.default", "et_vk.linear_q4gsw.default", "aten._weight_int8pack_mm.default"})
+PRODUCTS = frozenset(
+    {"et_vk.linear_dq8ca_q4gsw.default", "et_vk.linear_q4gsw.default", "aten._weight_int8pack_mm.default"}
+)
 _FLOAT_WEIGHTS = ("dequantize", "aten.linear", "aten.mm", "aten.addmm", "aten.bmm")
 
 
@@ -46,9 +48,7 @@ class _Rows(nn.Module):
         return nn.functional.linear(x_1SK, weight_NK, self.bias)
 
 
-def quantize(
-    decoder: nn.Module, quantization: str, group_size: int, given: Mapping[str, Codes] | None = None
-) -> None:
+def quantize(decoder: nn.Module, quantization: str, group_size: int, given: Mapping[str, Codes] | None = None) -> None:
     """Quantize every linear layer and the embedding in place; raises PackageError naming any that stayed in float."""
     row, group = Stored(8), Stored(4, group_size)
     for name, module in list(decoder.named_modules()):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edge_targets._target import PackageError
 
+
 @dataclass(frozen=True)
 class Stored:
     """How a layer's weights are kept: `bits` each, one scale for `block` columns (None is a whole row)."""
@@ -132,7 +133,9 @@ def _check(codes: Codes, stored: Stored, module: nn.Linear, name: str) -> None:
     low, high = (int(extreme) for extreme in codes.codes_NK.aminmax())
     least = -(1 << stored.bits - 1)
     if low < least or high > -least - 1:
-        raise PackageError(f"{name} is stored in {stored.bits} bits, {least} to {-least - 1}; codes are {low} to {high}")
+        raise PackageError(
+            f"{name} is stored in {stored.bits} bits, {least} to {-least - 1}; codes are {low} to {high}"
+        )
 
 
 def _tensor(codes: Codes, stored: Stored, eight_bit_activations: bool) -> Tensor:

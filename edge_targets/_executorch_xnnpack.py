@@ -22,9 +22,7 @@ from edge_targets._executorch_weights import Codes, Stored
 __all__ = ["Decoder", "lower", "quantize"]
 
 
-def quantize(
-    decoder: nn.Module, quantization: str, group_size: int, given: Mapping[str, Codes] | None = None
-) -> None:
+def quantize(decoder: nn.Module, quantization: str, group_size: int, given: Mapping[str, Codes] | None = None) -> None:
     """Quantize every linear layer and the embedding in place; raises PackageError naming any that stayed in float."""
     row, group = Stored(8), Stored(4, group_size, torch.bfloat16)
     four_bits = quantization == "8da4w"
