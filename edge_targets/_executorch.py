@@ -43,6 +43,7 @@ COREML = (
 """Embedding and head of a tied model are one constant."""
 Backend = Literal["xnnpack", "vulkan", "coreml"]
 _OFFERED = {"xnnpack": QUANTIZATIONS, "vulkan": VULKAN, "coreml": COREML}
+_VARIES = "coremltools writes new identifiers, the date and fields in any order into every build; weights are the same"
 _log = logging.getLogger("amoeba.package")
 
 
@@ -71,7 +72,13 @@ def package(request: PackageRequest, out: Path, *, target: str, backend: Backend
         with _said("writing"), (out / MODEL_FILE).open("wb") as file:
             program.write_to_file(file)
     return _package.complete(
-        request, out, target=target, runtime="executorch", runner="executorch_runner", model_files=[MODEL_FILE]
+        request,
+        out,
+        target=target,
+        runtime="executorch",
+        runner="executorch_runner",
+        model_files=[MODEL_FILE],
+        varies={MODEL_FILE: _VARIES} if backend == "coreml" else None,
     )
 
 

@@ -3,7 +3,7 @@
 Core ML can keep caches as states of its own, but ExecuTorch's released iOS libraries do not bind states: such a program
 ends with `must be an MLState` (pytorch/executorch issue 21855). Caches as inputs and outputs would be copied whole for
 each token. So the caches stay the program's: Core ML reads what was cached before a call, answers logits and the call's
-own keys and values, and `llama.update_cache` writes these on the CPU.
+own keys and values, and `llama.update_cache_with_indices` writes these on the CPU.
 
 Legend: as in `_executorch_program`; G query heads that share a key-value head, T = G x S.
 """
@@ -31,7 +31,6 @@ from edge_targets._target import PackageError
 
 __all__ = ["Decoder", "lower", "quantize"]
 
-_NUMBERS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 _HIDDEN = -30000.0
 """Added to the score of what must not be seen; half precision holds it."""
 
@@ -87,12 +86,11 @@ class Decoder(program.Decoder):
             if layer.mlp is not None:
                 hidden_1SH = hidden_1SH + layer.mlp(layer.mlp_norm(hidden_1SH))
         logits_1SV: Tensor = self.head(self.norm(hidden_1SH))
-        start: Any = position_1.item()
-        torch._check(start >= 0)
-        torch._check(start + length <= self.cos_C1D.shape[0])
+        # Where to write, without naming a length: what is outside of Core ML shares nothing with what is inside.
+        rows_1S = torch.full_like(tokens_1S, 1).cumsum(1) + (position_1 - 1)
         for layer, k_1SKD, v_1SKD in written:
-            torch.ops.llama.update_cache(k_1SKD, layer.keys_1CKD, start)
-            torch.ops.llama.update_cache(v_1SKD, layer.values_1CKD, start)
+            torch.ops.llama.update_cache_with_indices(k_1SKD, layer.keys_1CKD, 0, rows_1S)
+            torch.ops.llama.update_cache_with_indices(v_1SKD, layer.values_1CKD, 0, rows_1S)
         return logits_1SV
 
 
@@ -121,10 +119,13 @@ class _Partitioner(CoreMLPartitioner):  # type: ignore[misc]
         found = super().partition(exported)
         whole = found.tagged_exported_program
         for node in whole.graph.nodes:
-            if node.target in _NUMBERS:
-                node.meta.pop("delegation_tag", None)
-            elif "delegation_tag" in node.meta:
+            if "delegation_tag" in node.meta:
                 node.meta["delegation_tag"] = "decoder"
+        for node in reversed(whole.graph.nodes):
+            value = node.meta.get("val")
+            indices = isinstance(value, Tensor) and value.dtype == torch.int64
+            if indices and node.users and all("delegation_tag" not in user.meta for user in node.users):
+                node.meta.pop("delegation_tag", None)
         found.partition_tags = {"decoder": self.delegation_spec}
         for symbol, known in whole.range_constraints.items():
             # The exporter takes 1 for a special case and leaves it out; Core ML would refuse to decode.
@@ -134,12 +135,6 @@ class _Partitioner(CoreMLPartitioner):  # type: ignore[misc]
 
 def lower(exported: torch.export.ExportedProgram, metadata: dict[str, Any]) -> Any:
     """The program, everything but the writing of caches Core ML's; raises PackageError for what was not lowered so."""
-    for node in reversed(exported.graph.nodes):
-        if node.target is torch.ops.aten._assert_scalar.default:
-            # Checks of the length outside would hand it over as a number, which Core ML does not take.
-            exported.graph.erase_node(node)
-    exported.graph.eliminate_dead_code()
-    exported.graph_module.recompile()
     specs = CoreMLBackend.generate_compile_specs(
         compute_precision=coremltools.precision.FLOAT16,
         compute_unit=coremltools.ComputeUnit.ALL,

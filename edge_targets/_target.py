@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.shape import AnyShape
 from edge_targets._device.facts import PackageError
@@ -95,6 +96,8 @@ class Target:
     """Modules that must import for a package to run here; `amoeba doctor` looks for them."""
     cannot_run_here: str | None = None
     """Why no machine but the device runs its packages, or None where this one does."""
+    inspect: Callable[[Path], Mapping[str, Any]] | None = None
+    """What can be verified of a package that cannot run here; raises PackageError where it is not as it should be."""
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def quantization(self, name: str) -> Quantization:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_targets import _executorch
+from edge_targets import _executorch, _executorch_inspect
 from edge_targets._target import Budget, Device, Target
 
 # The same phone as android_arm64: a Snapdragon 7s Gen 3, 25.6 GB/s (AnandTech, 20 August 2024), of which one model reads
@@ -23,5 +23,8 @@ TARGET = Target(
     package=partial(_executorch.package, target="android_vulkan", backend="vulkan"),
     runtime_modules=("torch", "executorch"),
     cannot_run_here="ExecuTorch's wheel has no Vulkan runtime; the program runs in an Android app that links it",
+    inspect=partial(
+        _executorch_inspect.inspect, backend="VulkanBackend", beside=("quantized_decomposed::embedding_byte",)
+    ),
     notes={"kernels": "Embeddings are looked up on the CPU; everything else is one piece on the graphics processor."},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_targets import _executorch
+from edge_targets import _executorch, _executorch_inspect
 from edge_targets._target import Budget, Device, Target
 
 # An iPhone 13, as iphone_arm64: 34.1 GB/s of memory, of which one model reads 57 % sustained. Its Neural Engine is said
@@ -23,5 +23,10 @@ TARGET = Target(
     package=partial(_executorch.package, target="iphone_coreml", backend="coreml"),
     runtime_modules=("torch", "executorch", "coremltools"),
     cannot_run_here="Core ML is part of iOS and macOS; the program runs in an iPhone app that links ExecuTorch's Core ML",
+    inspect=partial(
+        _executorch_inspect.inspect,
+        backend="CoreMLBackend",
+        beside=("llama::update_cache_with_indices", "aten::full_like", "aten::cumsum", "aten::add", "aten::sub"),
+    ),
     notes={"kernels": "iOS 18 and later: 4-bit groups are not in Core ML before. Caches are written on the CPU."},
 )

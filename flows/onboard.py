@@ -28,6 +28,7 @@ from flows.space import ensure_space
 from flows.trouble import reason
 from registry import naming
 from registry.manifest import Manifest
+from registry.store import CANDIDATE, PRODUCTION
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Released:
     target: str
     registered_model: str
     version: str
+    alias: str
     point: Point
     choice: Choice
 
@@ -137,9 +139,12 @@ def measure_full_model(base: Declared, base_folder: Path) -> dict[str, Any]:
 
 @task(task_run_name="release {choice.target}")
 def release(base: Declared, choice: Choice) -> Released:
-    """Verify and measure a package, one at a time so that nothing disturbs the clock, and publish it."""
-    figures = measuring.measure_package(base, choice)
-    point = measuring.point_of(str(choice.shape), choice.quantization, figures)
+    """Verify and measure a package, one at a time so that nothing disturbs the clock, and publish it.
+
+    What only its device runs is published as a candidate: production is what was measured.
+    """
+    point, figures = measuring.examine(base, choice)
+    alias = CANDIDATE if point.measured_on == "predicted" else PRODUCTION
     folder = packaging.package_for(base, choice)
     manifest = Manifest.of(
         folder,
@@ -158,8 +163,9 @@ def release(base: Declared, choice: Choice) -> Released:
         base,
         {"shape": str(choice.shape), "quantization": choice.quantization, **parameters()["package"]},
         {key: value for key, value in point.to_json().items() if isinstance(value, float)},
+        alias=alias,
     )
-    return Released(choice.target, registered_model, version, point, choice)
+    return Released(choice.target, registered_model, version, alias, point, choice)
 
 
 @task
@@ -177,10 +183,12 @@ def publish(
     params: dict[str, Any],
     metrics: dict[str, float],
     curve: dict[str, Any] | None = None,
+    *,
+    alias: str = PRODUCTION,
 ) -> str:
     """Publish under a run that carries the lineage, unless these very bytes are published already; returns the version."""
     registry = tracking.store()
-    known = registry.published(registered_model, manifest)
+    known = registry.published(registered_model, manifest, alias)
     if known is not None:
         return known.version
     with tracking.run(name, tracking.facts_of(base), params) as run:
@@ -188,5 +196,7 @@ def publish(
         if curve:
             run.curve(curve)
         tags = {f"amoeba.{key}": str(params[key]) for key in ("shape", "quantization") if key in params}
-        version = registry.publish(folder, manifest, registered_model=registered_model, run_id=run.run_id, tags=tags)
+        version = registry.publish(
+            folder, manifest, registered_model=registered_model, alias=alias, run_id=run.run_id, tags=tags
+        )
         return version.version

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from registry.store import PRODUCTION
+
 if TYPE_CHECKING:
     from edge_targets._target import Target
     from flows.check import Checked, Verdict
@@ -37,14 +39,18 @@ def onboarded(outcome: Outcome) -> None:
     )
     for one in outcome.released:
         point = one.point
-        low, high = point.accuracy_interval
+        perplexity, accuracy = "not measured", "not measured"
+        if point.perplexity is not None and point.accuracy is not None and point.accuracy_interval is not None:
+            low, high = point.accuracy_interval
+            perplexity = f"{point.perplexity:.2f} ({point.perplexity / outcome.full_perplexity:.2f}x)"
+            accuracy = f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]"
         table.add_row(
             f"{one.target} v{one.version}",
             point.shape,
             point.quantization,
             f"{point.size_mb:.0f}",
-            f"{point.perplexity:.2f} ({point.perplexity / outcome.full_perplexity:.2f}x)",
-            f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]",
+            perplexity,
+            accuracy,
             f"{point.ttft_ms:.0f}",
             f"{point.tpot_ms:.1f}",
             point.measured_on,
@@ -53,7 +59,8 @@ def onboarded(outcome: Outcome) -> None:
         _considered(one.target, one.choice.verdicts)
     _show(table)
     for one in outcome.released:
-        sys.stdout.write(f"amoeba pull {outcome.base} {one.target} --to {outcome.base}-{one.target}\n")
+        which = "" if one.alias == PRODUCTION else f" --version {one.alias}"
+        sys.stdout.write(f"amoeba pull {outcome.base} {one.target}{which} --to {outcome.base}-{one.target}\n")
     for target, reason in outcome.failed.items():
         Console(stderr=True).print(f"error: {target} was not published: {reason}", markup=False, highlight=False)
 
@@ -113,7 +120,9 @@ def releases(rows: Sequence[dict[str, Any]]) -> None:
         version, point = row["version"], row["point"]
         figures = ["", "", "", "", ""]
         if point:
-            figures = [point["shape"], point["quantization"], f"{point['perplexity']:.2f}", f"{point['tpot_ms']:.1f}"]
+            known = point["perplexity"]
+            perplexity = "not measured" if known is None else f"{known:.2f}"
+            figures = [point["shape"], point["quantization"], perplexity, f"{point['tpot_ms']:.1f}"]
             figures.append(f"{point['size_mb']:.0f}")
         table.add_row(
             version.registered_model,

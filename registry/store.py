@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "amoeba"
-PRODUCTION, PREVIOUS = "production", "previous"
+PRODUCTION, PREVIOUS, CANDIDATE = "production", "previous", "candidate"
 MANIFEST_TAG, CONTENT_TAG = "amoeba.manifest", "amoeba.content"
 _SPARE_BYTES = 64 << 20
 _ANSWER_SECONDS = 5
@@ -198,10 +198,10 @@ class Store:
         has = ", ".join([*names, *(version.version for version in known[:5])]) or "none yet"
         raise NotFoundError(f"{registered_model} has no version or alias {alias_or_version[:80]!r}; it has {has}")
 
-    def published(self, registered_model: str, manifest: Manifest) -> Version | None:
-        """The production version when it holds these very files."""
+    def published(self, registered_model: str, manifest: Manifest, alias: str = PRODUCTION) -> Version | None:
+        """The version that `alias` names when it holds these very files."""
         try:
-            current = self.resolve(registered_model)
+            current = self.resolve(registered_model, alias)
         except NotFoundError:
             return None
         return current if current.tags.get(CONTENT_TAG) == manifest.content_digest else None
