@@ -2,6 +2,7 @@
 
 python -m edge_targets package x86_avx512 --checkpoint DIR --shape d24w75 --quantization int8 --context 2048 --out DIR
 python -m edge_targets measure x86_avx512 --package DIR --evaluation DIR --out FILE
+python -m edge_targets inspect android_vulkan --package DIR --out FILE
 python -m edge_targets reference --checkpoint DIR --evaluation DIR --out FILE
 """
 
@@ -51,6 +52,20 @@ def measure(given: argparse.Namespace) -> None:
     )
 
 
+def inspect(given: argparse.Namespace) -> None:
+    """What is known of a package that cannot run here: its own facts, its size, and what its target finds in it."""
+    from edge_targets._device import facts
+
+    target = edge_targets.load(given.target)
+    known = facts.read(given.package)
+    found = {} if target.inspect is None else dict(target.inspect(given.package))
+    size_mb = sum(path.stat().st_size for path in given.package.rglob("*") if path.is_file()) / 1e6
+    why = target.cannot_run_here
+    _write(
+        given.out, {"measured_on": "predicted", "why": why, "size_mb": size_mb, "package": dict(known), "found": found}
+    )
+
+
 def reference(given: argparse.Namespace) -> None:
     quiet_libraries()
     from components.data import load_evaluation
@@ -88,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--agreement-windows", type=int, default=2)
     measuring.add_argument("--threads", type=int, default=os.cpu_count())
     measuring.set_defaults(run=measure)
+    inspecting = verbs.add_parser("inspect")
+    inspecting.add_argument("target")
+    inspecting.add_argument("--package", type=Path, required=True)
+    inspecting.add_argument("--out", type=Path, required=True)
+    inspecting.set_defaults(run=inspect)
     referring = verbs.add_parser("reference")
     referring.add_argument("--checkpoint", type=Path, required=True)
     referring.set_defaults(run=reference)

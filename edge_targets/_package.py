@@ -34,8 +34,12 @@ def complete(
     runner: str,
     model_files: Sequence[str],
     bytes_per_cached_value: int = 4,
+    varies: Mapping[str, str] | None = None,
 ) -> Package:
-    """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing."""
+    """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing.
+
+    `varies` says which files another build of the same would write otherwise, and why.
+    """
     for name in model_files:
         file = out / name
         if not file.is_file() or file.stat().st_size == 0:
@@ -59,6 +63,7 @@ def complete(
         "vocab_size": config["vocab_size"],
         "eos_token_ids": _eos_token_ids(out, config),
         "model_files": list(model_files),
+        **({"varies": dict(varies)} if varies else {}),
         "memory_mb": {"weights": round(weights_mb, 1), "kv_cache": round(kv_cache_mb, 1)},
     }
     (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +105,8 @@ class Target:
     """Modules that must import for a package to run here; `amoeba doctor` looks for them."""
     cannot_run_here: str | None = None
     """Why no machine but the device runs its packages, or None where this one does."""
+    inspect: Callable[[Path], Mapping[str, Any]] | None = None
+    """What can be verified of a package that cannot run here; raises PackageError where it is not as it should be."""
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def quantization(self, name: str) -> Quantization:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, task
 
@@ -24,6 +25,7 @@ from flows.space import ensure_space
 from flows.work import JobError
 from registry import naming
 from registry.manifest import Manifest
+from registry.store import CANDIDATE
 
 _MOST_BUILDS = 3
 """Packages built for one target before it is given up: each takes minutes, and the fourth would hardly differ."""
@@ -36,12 +38,13 @@ class Released:
     target: str
     registered_model: str
     version: str
+    alias: str
     point: Point
     choice: Choice
 
 
 @flow(name="package")
-def package(model: str, target: str, budget: Budget | None = None, alias: str = "candidate") -> Released:
+def package(model: str, target: str, budget: Budget | None = None, alias: str = CANDIDATE) -> Released:
     """Build, measure and publish the best subnet of an onboarded base for a target, within a budget of one's own.
 
     Raises JobError where nothing fits, UnknownNameError for a base that is not onboarded.
@@ -63,9 +66,13 @@ def build(base: Declared, base_folder: Path, target: str, budget: Budget | None 
 
 @task(task_run_name="release {choice.target}")
 def release(base: Declared, choice: Choice, alias: str) -> Released:
-    """Verify and measure a package, one at a time so that nothing disturbs the clock, and publish it."""
-    choice, figures = confirmed(base, choice)
-    point = measuring.point_of(str(choice.shape), choice.quantization, figures)
+    """Verify and measure a package, one at a time so that nothing disturbs the clock, and publish it.
+
+    What only its device runs is published as a candidate: production is what was measured.
+    """
+    choice, point, figures = confirmed(base, choice)
+    if point.measured_on == "predicted":
+        alias = CANDIDATE
     folder = packaging.package_for(base, choice)
     manifest = Manifest.of(
         folder,
@@ -90,19 +97,19 @@ def release(base: Declared, choice: Choice, alias: str) -> Released:
         alias,
         {key: value for key, value in point.to_json().items() if isinstance(value, float)},
     )
-    return Released(choice.target, registered_model, version, point, choice)
+    return Released(choice.target, registered_model, version, alias, point, choice)
 
 
-def confirmed(base: Declared, choice: Choice) -> tuple[Choice, dict[str, object]]:
-    """The first of the candidates, best first, whose package is what was predicted, and its figures.
+def confirmed(base: Declared, choice: Choice) -> tuple[Choice, Point, dict[str, Any]]:
+    """The first of the candidates, best first, whose package is what was predicted, its point and its figures.
 
     Raises JobError where the first few are not, with what was wrong with each.
     """
     for _ in range(_MOST_BUILDS):
-        figures = measuring.measure_package(base, choice)
+        point, figures = measuring.examine(base, choice)
         refusal = measuring.refusal(choice, packaging.package_for(base, choice), figures)
         if refusal is None:
-            return choice, figures
+            return choice, point, figures
         choice = choosing.next_best(choice, refusal)
     tried = "; ".join(f"{one.candidate.shape} {one.candidate.quantization} {one.reason}" for one in choice.built)
     raise JobError(f"{choice.target}: nothing was published: {tried}")

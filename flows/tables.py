@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from registry.store import PRODUCTION
+
 if TYPE_CHECKING:
     from edge_targets._target import Target
     from flows.check import Checked, Verdict
@@ -31,7 +33,8 @@ def onboarded(outcome: Outcome) -> None:
         _considered(one.target, one.choice.verdicts)
     _show(table)
     for one in outcome.released:
-        sys.stdout.write(f"amoeba pull {outcome.base} {one.target} --to {outcome.base}-{one.target}\n")
+        which = "" if one.alias == PRODUCTION else f" --version {one.alias}"
+        sys.stdout.write(f"amoeba pull {outcome.base} {one.target}{which} --to {outcome.base}-{one.target}\n")
     for target, reason in outcome.failed.items():
         Console(stderr=True).print(f"error: {target} was not published: {reason}", markup=False, highlight=False)
 
@@ -48,15 +51,19 @@ def _released(title: str, released: Sequence[Released], full_perplexity: float |
     table = _table(title, columns)
     for one in released:
         point = one.point
-        low, high = point.accuracy_interval
-        ratio = f" ({point.perplexity / full_perplexity:.2f}x)" if full_perplexity else ""
+        perplexity, accuracy = "not measured", "not measured"
+        if point.perplexity is not None and point.accuracy is not None and point.accuracy_interval is not None:
+            low, high = point.accuracy_interval
+            ratio = f" ({point.perplexity / full_perplexity:.2f}x)" if full_perplexity else ""
+            perplexity = f"{point.perplexity:.2f}{ratio}"
+            accuracy = f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]"
         table.add_row(
             f"{one.target} v{one.version}",
             point.shape,
             point.quantization,
             f"{point.size_mb:.0f}",
-            f"{point.perplexity:.2f}{ratio}",
-            f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]",
+            perplexity,
+            accuracy,
             f"{point.ttft_ms:.0f}",
             f"{point.tpot_ms:.1f}",
             point.measured_on,
@@ -120,7 +127,8 @@ def releases(rows: Sequence[dict[str, Any]]) -> None:
         version, point = row["version"], row["point"]
         figures = [""] * 6
         if point:
-            figures = [point.shape, point.quantization, f"{point.perplexity:.2f}", f"{point.tpot_ms:.1f}"]
+            perplexity = "not measured" if point.perplexity is None else f"{point.perplexity:.2f}"
+            figures = [point.shape, point.quantization, perplexity, f"{point.tpot_ms:.1f}"]
             figures += [f"{point.size_mb:.0f}", point.measured_on]
         table.add_row(
             version.registered_model,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "amoeba"
-PRODUCTION, PREVIOUS = "production", "previous"
+PRODUCTION, PREVIOUS, CANDIDATE = "production", "previous", "candidate"
 MANIFEST_TAG, CONTENT_TAG = "amoeba.manifest", "amoeba.content"
 _SPARE_BYTES = 64 << 20
 _ANSWER_SECONDS = 5

@@ -122,14 +122,13 @@ def test_a_text_is_not_touched_by_the_one_read_before(runner: ExecutorchRunner) 
 
 
 def test_a_program_of_four_bits_has_the_logits_of_torch_with_the_same_rounded_weights(tmp_path: Path) -> None:
-    from edge_targets._executorch_program import Decoder, quantize
+    from edge_targets._executorch_xnnpack import Decoder, quantize
 
     checkpoint = write_base(tmp_path, make_model(layers=1))
     (tmp_path / "package").mkdir()
     request = PackageRequest(checkpoint, Shape(1, 100), "8da4w", CONTEXT)
     given = load(_executorch.package(request, tmp_path / "package", target="android_arm64").folder, 1).logits(TOKENS)
     decoder = Decoder(make_model(layers=1), CONTEXT)
-    decoder.embedding.padding_idx = None
     quantize(decoder, "8da4w", 32)
     wanted = decoder_logits(decoder, TOKENS).numpy()
     assert np.abs(given - wanted).mean() < 0.02 * wanted.std()
@@ -244,12 +243,13 @@ def test_what_cannot_be_expressed_is_refused_before_anything_is_built(
 
 
 def test_a_layer_left_in_float_is_named() -> None:
-    from edge_targets._executorch_program import Decoder, quantize
+    from edge_targets import _executorch_weights
+    from edge_targets._executorch_xnnpack import Decoder, quantize
 
     decoder = Decoder(make_model(layers=1), CONTEXT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torchao.quantization.quantize_", lambda *arguments: None)
-        with pytest.raises(PackageError, match="left 9 layers in float, the first is"):
+        patch.setattr(_executorch_weights, "store", lambda *arguments, **options: None)
+        with pytest.raises(PackageError, match="left 8 layers in float, the first is"):
             quantize(decoder, "8da8w", 32)
 
 
@@ -258,11 +258,12 @@ def test_a_product_left_outside_of_xnnpack_is_refused(monkeypatch: pytest.Monkey
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     from edge_targets import _executorch_program as program
+    from edge_targets import _executorch_xnnpack as xnnpack
 
-    monkeypatch.setattr(program, "_Partitioner", lambda: XnnpackPartitioner(configs=[AddConfig]))
+    monkeypatch.setattr(xnnpack, "_Partitioner", lambda: XnnpackPartitioner(configs=[AddConfig]))
     exported, _ = program.export(program.Decoder(make_model(layers=1), CONTEXT))
     with pytest.raises(PackageError, match=r"8 matrix products were not lowered to XNNPACK, the first is .*aten"):
-        program.lower(exported, {})
+        xnnpack.lower(exported, {})
 
 
 def test_a_quantization_nobody_offers_is_refused_with_those_that_are(checkpoint: Path, tmp_path: Path) -> None:
