@@ -26,7 +26,7 @@ from components.reference import load_checkpoint, logits_of
 from components.shape import Shape
 from edge_targets import _onnx_blocks
 from edge_targets._rounding import calibrated, gptq
-from edge_targets._target import PackageRequest
+from edge_targets._target import Grid, PackageRequest
 
 BITS, BLOCK = 4, 32
 
@@ -56,7 +56,7 @@ def rounded_table(model: PreTrainedModel, tokens_WT: Tensor) -> Tensor:
     states_TH = model.model(input_ids=tokens_WT, use_cache=False).last_hidden_state.flatten(0, 1)
     unit_TH = torch.nn.functional.normalize(states_TH, dim=1)
     weight_VH = model.get_parameter("model.embed_tokens.weight")
-    codes_VH, scales_VB = gptq(weight_VH, unit_TH.T @ unit_TH / len(unit_TH), BITS, BLOCK)
+    codes_VH, scales_VB = gptq(weight_VH, unit_TH.T @ unit_TH / len(unit_TH), Grid(BITS, BLOCK))
     return codes_VH * scales_VB.repeat_interleave(BLOCK, dim=1)
 
 
@@ -86,7 +86,7 @@ def main() -> None:
         say(f"benchmark: calibrated on {windows} windows")
         request = PackageRequest(work.base.folder, Shape(1, 100), "int4", 256, work.data.spread(windows))
         started = time.process_time()
-        found = calibrated(request, BITS, BLOCK)
+        found = calibrated(request, Grid(BITS, BLOCK))
         seconds = time.process_time() - started
         weights = {
             name: torch.from_numpy(one.codes_NK * np.repeat(one.scales_NB, BLOCK, axis=1))

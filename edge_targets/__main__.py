@@ -27,7 +27,7 @@ from edge_targets._target import PackageError, PackageRequest
 def package(given: argparse.Namespace) -> None:
     target = edge_targets.load(given.target)
     text_WT = None
-    if target.quantization(given.quantization).calibrated and given.calibration is not None:
+    if target.quantization(given.quantization).grid is not None and given.calibration is not None:
         from components.data import Data
 
         text_WT = Data.load(given.calibration).spread(given.calibration_windows)

@@ -15,12 +15,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.checkpoint import architecture_of, layers_of
 from components.quiet import quiet_libraries
 from edge_targets import _package
-from edge_targets._target import Package, PackageError, PackageRequest, Quantization
+from edge_targets._target import Grid, Package, PackageError, PackageRequest, Quantization
+
+if TYPE_CHECKING:
+    from edge_targets._executorch_weights import Codes
 
 MODEL_FILE = "model.pte"
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -28,17 +31,19 @@ GROUP_SIZE = 32
 _ROPE_TYPES = ("default", "linear", "llama3")
 QUANTIZATIONS = (
     Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022, top_1=0.916),
-    Quantization("8da4w", linear_bits=4.5, embedding_bits=9.0, perplexity_ratio=1.56, top_1=0.612),
+    Quantization(
+        "8da4w", linear_bits=4.5, embedding_bits=9.0, grid=Grid(4, GROUP_SIZE, positive=True, scales="bfloat16")
+    ),
 )
 """XNNPACK's: the scales of 4-bit groups take 16 bits; the head is of 8 bits in both."""
 VULKAN = (
     Quantization("8w", linear_bits=8.1, embedding_bits=9.0),
-    Quantization("8da4w", linear_bits=5.0, embedding_bits=9.0),
+    Quantization("8da4w", linear_bits=5.0, embedding_bits=9.0, grid=Grid(4, GROUP_SIZE, positive=True)),
 )
 """Scales of 4-bit groups take 32 bits."""
 COREML = (
     Quantization("8w", linear_bits=8.1, embedding_bits=8.1),
-    Quantization("4w", linear_bits=4.5, embedding_bits=8.1),
+    Quantization("4w", linear_bits=4.5, embedding_bits=8.1, grid=Grid(4, GROUP_SIZE, positive=True, scales="float16")),
 )
 """Embedding and head of a tied model are one constant."""
 Backend = Literal["xnnpack", "vulkan", "coreml"]
@@ -64,7 +69,7 @@ def package(request: PackageRequest, out: Path, *, target: str, backend: Backend
         with _said("loading"):
             decoder = lowering.Decoder(load_checkpoint(request.checkpoint), request.context_length)
         with _said("quantizing"):
-            lowering.quantize(decoder, request.quantization, GROUP_SIZE)
+            lowering.quantize(decoder, request.quantization, GROUP_SIZE, _given(request, backend))
         with _said("exporting"):
             exported, most_positions = export(decoder)
         with _said("lowering"):
@@ -80,6 +85,20 @@ def package(request: PackageRequest, out: Path, *, target: str, backend: Backend
         model_files=[MODEL_FILE],
         varies={MODEL_FILE: _VARIES} if backend == "coreml" else None,
     )
+
+
+def _given(request: PackageRequest, backend: Backend) -> dict[str, Codes]:
+    """The codes of a quantization that is calibrated, by the layer's name in the checkpoint; none for the others."""
+    (grid,) = (known.grid for known in _OFFERED[backend] if known.name == request.quantization)
+    if grid is None:
+        return {}
+    from torch import from_numpy
+
+    from edge_targets._executorch_weights import Codes
+    from edge_targets._rounding import calibrated
+
+    rounded = calibrated(request, grid)
+    return {name: Codes(from_numpy(one.codes_NK), from_numpy(one.scales_NB)) for name, one in rounded.items()}
 
 
 def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]:

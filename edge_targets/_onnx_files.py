@@ -11,7 +11,7 @@ import numpy as np
 
 from components.quiet import quiet_libraries
 from edge_targets._onnx_blocks import Floats
-from edge_targets._target import PackageError, PackageRequest
+from edge_targets._target import Grid, PackageError, PackageRequest
 
 if TYPE_CHECKING:
     from edge_targets._rounding import Rounded
@@ -32,12 +32,14 @@ def write_model(model: Any, out: Path) -> list[str]:
     return [MODEL_FILE, EXTERNAL_DATA_FILE]
 
 
-def rounded_weights(request: PackageRequest, bits: int, block: int, *, positive: bool = False) -> Mapping[str, Rounded]:
-    """The layers' weights, rounded on the request's calibration text; torch is imported for it."""
+def rounded_weights(request: PackageRequest, grid: Grid | None) -> Mapping[str, Rounded]:
+    """The layers' weights, rounded on the request's calibration text, for which torch is imported; nothing without a grid."""
+    if grid is None:
+        return {}
     quiet_libraries()
     from edge_targets._rounding import calibrated
 
-    return calibrated(request, bits, block, positive=positive)
+    return calibrated(request, grid)
 
 
 @contextmanager

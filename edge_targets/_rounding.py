@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from components.progress import progress
 from components.reference import load_checkpoint
-from edge_targets._target import PackageError, PackageRequest
+from edge_targets._target import Grid, PackageError, PackageRequest
 
 _DAMPING = 0.01
 """Added to the Gram matrix's diagonal, as a share of its mean: calibration text never excites every direction."""
@@ -53,10 +53,8 @@ class Rounded:
 
 
 @torch.no_grad()
-def calibrated(request: PackageRequest, bits: int, block: int, *, positive: bool = False) -> Mapping[str, Rounded]:
+def calibrated(request: PackageRequest, grid: Grid) -> Mapping[str, Rounded]:
     """Every linear layer between embedding and head, by module name, rounded for text like the request's.
-
-    `positive` scales are all that some runtimes take.
 
     Raises PackageError for a request that brings no calibration text.
     """
@@ -74,43 +72,41 @@ def calibrated(request: PackageRequest, bits: int, block: int, *, positive: bool
         for names in _SAME_INPUT:
             modules = {name: layer.get_submodule(name) for name in names if _has(layer, name)}
             if modules:
-                stacked = _round_together(modules, grams[names[0]], bits, block, positive)
+                stacked = _round_together(modules, grams[names[0]], grid)
                 rounded.update({f"model.layers.{index}.{name}": one for name, one in stacked.items()})
         states_WTH = torch.cat(list(_through(model, layer, states_WTH)))
         advance(index + 1, len(layers))
     return rounded
 
 
-def _round_together(
-    modules: Mapping[str, nn.Linear], gram_KK: Tensor, bits: int, block: int, positive: bool
-) -> Mapping[str, Rounded]:
+def _round_together(modules: Mapping[str, nn.Linear], gram_KK: Tensor, grid: Grid) -> Mapping[str, Rounded]:
     """Modules that read the same input, rounded as one; their weights become what was kept of them."""
     weight_NK = torch.cat([module.weight for module in modules.values()])
-    codes_NK, scales_NB = gptq(weight_NK, gram_KK, bits, block, positive=positive)
+    codes_NK, scales_NB = gptq(weight_NK, gram_KK, grid)
     rows = [len(module.weight) for module in modules.values()]
     rounded = {}
     for (name, module), codes_nK, scales_nB in zip(
         modules.items(), codes_NK.split(rows), scales_NB.split(rows), strict=True
     ):
-        repeated_nK = scales_nB.repeat_interleave(block, dim=1)[:, : codes_nK.shape[1]]
+        repeated_nK = scales_nB.repeat_interleave(grid.block, dim=1)[:, : codes_nK.shape[1]]
         module.weight.copy_(codes_nK * repeated_nK)
         rounded[name] = Rounded(codes_nK.to(torch.int8).numpy(), scales_nB.numpy())
     return rounded
 
 
-def gptq(weight_NK: Tensor, gram_KK: Tensor, bits: int, block: int, *, positive: bool = False) -> tuple[Tensor, Tensor]:
+def gptq(weight_NK: Tensor, gram_KK: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Codes [N, K] and scales [N, B] for inputs x whose mean x x^T is `gram_KK`; both are float32, codes whole numbers.
 
     A last block that is not full is one of fewer columns.
     """
-    outputs, columns = weight_NK.shape
+    (outputs, columns), block, middle = weight_NK.shape, grid.block, 1 << (grid.bits - 1)
     padding = -columns % block
     weight_NK = F.pad(weight_NK, (0, padding))
     gram_KK = F.pad(gram_KK.double(), (0, padding, 0, padding))
-    inputs, middle = columns + padding, 1 << (bits - 1)
+    inputs = columns + padding
     gram_KK.diagonal().add_(_DAMPING * gram_KK.diagonal().mean() or 1.0)
     power_K = gram_KK.diagonal().float()
-    scales_NB = steps(weight_NK.reshape(outputs, -1, block), power_K.reshape(-1, block), middle, positive=positive)
+    scales_NB = steps(weight_NK.reshape(outputs, -1, block), power_K.reshape(-1, block), grid)
     order_K = power_K.argsort(descending=True, stable=True)
     factor_KK = _inverse_factor(gram_KK[order_K][:, order_K]).float()
     left_NK, steps_NK = weight_NK[:, order_K].clone(), scales_NB.repeat_interleave(block, dim=1)[:, order_K]
@@ -129,18 +125,20 @@ def gptq(weight_NK: Tensor, gram_KK: Tensor, bits: int, block: int, *, positive:
     return in_place_NK[:, :columns], scales_NB
 
 
-def steps(weight_NBC: Tensor, power_BC: Tensor, middle: int, *, positive: bool = False) -> Tensor:
+def steps(weight_NBC: Tensor, power_BC: Tensor, grid: Grid) -> Tensor:
     """The step of every block, [N, B]: the one of `_STEP_FACTORS`, refitted by least squares, of least weighted error."""
+    middle = 1 << (grid.bits - 1)
     furthest_NB1 = weight_NBC.gather(2, weight_NBC.abs().argmax(2, keepdim=True))
     widest_NB1 = torch.where(furthest_NB1 == 0, torch.ones_like(furthest_NB1), furthest_NB1 / -middle)
-    if positive:
+    if grid.positive:
         widest_NB1 = widest_NB1.abs()
-    best_NB1, least_NB1 = widest_NB1, torch.full_like(widest_NB1, torch.inf)
-    for factor in (sign * size for sign in ((1,) if positive else (1, -1)) for size in _STEP_FACTORS):
+    best_NB1, least_NB1 = torch.ones_like(widest_NB1), torch.full_like(widest_NB1, torch.inf)
+    for factor in (sign * size for sign in ((1,) if grid.positive else (1, -1)) for size in _STEP_FACTORS):
         codes_NBC = _codes(weight_NBC, widest_NB1 * factor, middle)
         powers_NB1 = (codes_NBC.square() * power_BC).sum(2, keepdim=True)
         fitted_NB1 = (weight_NBC * codes_NBC * power_BC).sum(2, keepdim=True) / powers_NB1
         fitted_NB1 = torch.where((powers_NB1 > 0) & (fitted_NB1 * factor * widest_NB1 > 0), fitted_NB1, widest_NB1)
+        fitted_NB1 = fitted_NB1.to(getattr(torch, grid.scales)).float()
         error_NBC = weight_NBC - _codes(weight_NBC, fitted_NB1, middle) * fitted_NB1
         error_NB1 = (error_NBC.square() * power_BC).sum(2, keepdim=True)
         better_NB1 = error_NB1 < least_NB1

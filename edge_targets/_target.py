@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from components.shape import AnyShape
 from edge_targets._device.facts import PackageError
 
-__all__ = ["Budget", "Device", "Package", "PackageError", "PackageRequest", "Quantization", "Target"]
+__all__ = ["Budget", "Device", "Grid", "Package", "PackageError", "PackageRequest", "Quantization", "Target"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,19 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Which codes and scales a runtime takes, for weights that are rounded on calibration text (`_rounding`)."""
+
+    bits: int
+    block: int
+    """Inputs that share a scale."""
+    positive: bool = False
+    """Whether scales must be positive."""
+    scales: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What the runtime keeps them in."""
+
+
+@dataclass(frozen=True)
 class Quantization:
     """One way to store weights: the average bits a weight takes, scales included, and what that costs."""
 
@@ -58,8 +71,8 @@ class Quantization:
     """Perplexity against float, as measured on SmolLM2-135M; a first guess for other bases."""
     top_1: float = 1.0
     """Share of tokens on which it agrees with float, measured likewise."""
-    calibrated: bool = False
-    """Whether weights are rounded with a look at what the layers read of calibration text (`_rounding`)."""
+    grid: Grid | None = None
+    """How the layers' weights are rounded on calibration text; None where each is rounded by itself, or not at all."""
 
 
 @dataclass(frozen=True)

@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_targets import _package
 from edge_targets._device.greedy import PREFILL_TOKENS
 from edge_targets._device.tensorrt_engine import PLAN_FILE, Plan
 from edge_targets._onnx_decoder import read_decoder
 from edge_targets._onnx_files import rounded_weights, weights_of, write_model
-from edge_targets._target import Package, PackageError, PackageRequest, Quantization
+from edge_targets._target import Grid, Package, PackageError, PackageRequest, Quantization
 from edge_targets._tensorrt_graph import Storage, build
 from edge_targets._tensorrt_operators import unsupported
-
-if TYPE_CHECKING:
-    from edge_targets._rounding import Rounded
 
 SCRIPT = "build_engine.sh"
 _STORAGE = {"fp16": Storage(16, 1, 18, 8), "int4": Storage(4, 64, 21, 10)}
 """Blocks of 64, not 128: hidden sizes such as 576 are no multiple of 128. Weights of 8 bits with float activations are not
 offered: TensorRT's guide lists weight-only quantization for 4 bits and no other integers."""
-_CALIBRATED = ("int4",)
+_GRIDS = {"int4": Grid(4, 64, positive=True, scales="float16")}
 QUANTIZATIONS = (
     Quantization("fp16", linear_bits=16, embedding_bits=16),
-    Quantization("int4", linear_bits=4 + 16 / 64, embedding_bits=16, calibrated=True),
+    Quantization("int4", linear_bits=4 + 16 / 64, embedding_bits=16, grid=_GRIDS["int4"]),
 )
 NOTES = {
     "engine": "Built on the device by build_engine.sh, or at the first run, and kept under the device's fingerprint.",
@@ -61,9 +57,7 @@ def package(request: PackageRequest, out: Path, *, target: str, tensorrt: Versio
         raise PackageError(f"{target} has no quantization {request.quantization!r}; it offers {', '.join(_STORAGE)}")
     decoder = read_decoder(request.checkpoint, request.context_length)
     storage = _STORAGE[request.quantization]
-    rounded: Mapping[str, Rounded] = {}
-    if request.quantization in _CALIBRATED:
-        rounded = rounded_weights(request, storage.bits, storage.block, positive=True)  # TensorRT takes no other scales
+    rounded = rounded_weights(request, _GRIDS.get(request.quantization))
     with weights_of(request.checkpoint) as weights:
         model = build(decoder, storage, weights, rounded)
     check_operators(model)

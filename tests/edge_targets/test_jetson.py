@@ -38,7 +38,7 @@ from edge_targets._device.greedy import PREFILL_TOKENS
 from edge_targets._device.tensorrt_engine import Fingerprint, Plan, engine_path
 from edge_targets._device.tensorrt_runner import TensorRtRunner, load
 from edge_targets._rounding import calibrated
-from edge_targets._target import PackageError, PackageRequest
+from edge_targets._target import Grid, PackageError, PackageRequest
 from edge_targets._tensorrt_operators import SUPPORTED, unsupported
 
 JETSONS = tuple(name for name in edge_targets.names() if name.startswith("jetson_"))
@@ -178,7 +178,7 @@ def restored(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
     """The model with every matrix of a layer as its 4-bit codes give it back."""
     copy = deepcopy(model)
     request = PackageRequest(checkpoint, WHOLE, "int4", CONTEXT, TEXT_WT)
-    for name, one in calibrated(request, 4, BLOCK, positive=True).items():
+    for name, one in calibrated(request, Grid(4, BLOCK, positive=True, scales="float16")).items():
         scales_NB = one.scales_NB.astype(np.float16).astype(np.float32)
         copy.get_parameter(f"{name}.weight").data = torch.from_numpy(one.codes_NK * np.repeat(scales_NB, BLOCK, axis=1))
     return copy

@@ -35,7 +35,7 @@ from edge_targets import _onnx, _onnx_files
 from edge_targets._device.onnxruntime_runner import OnnxRunner, load
 from edge_targets._onnx_blocks import quantize
 from edge_targets._rounding import calibrated
-from edge_targets._target import PackageError, PackageRequest
+from edge_targets._target import Grid, PackageError, PackageRequest
 
 VOCABULARY = 168
 CONTEXT = 640
@@ -157,7 +157,7 @@ def restored(model: PreTrainedModel, checkpoint: Path, quantization: str, block:
     """The model with every matrix as its codes and scales give it back; embedding and head are of 8 bits."""
     copy = deepcopy(model)
     request = PackageRequest(checkpoint, Shape(3, 100), quantization, CONTEXT, TEXT_WT)
-    rounded = calibrated(request, 4, block) if quantization == "int4" else {}
+    rounded = calibrated(request, Grid(4, block)) if quantization == "int4" else {}
     for name, parameter in copy.named_parameters():
         if parameter.dim() == 2:
             known = rounded.get(name.removesuffix(".weight"))
