@@ -103,10 +103,8 @@ class _Graph(DecoderGraph):
         for name, cache in zip(("cosines", "sines"), self.decoder.rotary_caches(), strict=True):
             table = self._constant(f"{name}_of_all", cache[:, None, :])
             self._node("Gather", [table, "positions"], name, axis=0)
-        shape = self._node("Shape", ["past_key_values.0.key"], "past_shape", start=1, end=2)
-        past = self._node("Squeeze", [shape, self._integers(0)], "past_tokens")
-        read = self._node("Shape", ["positions"], "positions_shape")
-        tokens = self._node("Squeeze", [read, self._integers(0)], "read_tokens")
+        past = self._size("past_key_values.0.key", 1, "past_tokens")
+        tokens = self._size("positions", 0, "read_tokens")
         total = self._node("Add", [past, tokens], "total_tokens")
         places_T = self._node("Range", [self._integers(0, rank=0), total, self._integers(1, rank=0)], "cached_places")
         group = self.decoder.heads // self.decoder.key_value_heads
@@ -114,6 +112,11 @@ class _Graph(DecoderGraph):
         places_GS1 = self._node("Unsqueeze", [places_GS, self._integers(1)], "places")
         seen = self._node("LessOrEqual", [places_T, places_GS1], "seen")
         self._node("Where", [seen, self._number("nothing", 0.0), self._number("far_below", _FAR_BELOW)], "mask")
+
+    def _size(self, value: str, axis: int, output: str) -> str:
+        """One of a value's sizes, a scalar; not by Shape's own bounds, which older parsers may pass over."""
+        shape = self._node("Shape", [value], f"{output}.shape")
+        return self._node("Gather", [shape, self._integers(axis, rank=0)], output, axis=0)
 
     def _embedding(self) -> str:
         table = self._half("model.embed_tokens.weight", self._wanted("model.embed_tokens.weight"))
