@@ -83,9 +83,9 @@ def chosen_codes(model: Any) -> dict[str, Any]:
 
 
 def test_given_codes_are_what_xnnpack_multiplies_with_scales_in_bfloat16(tmp_path: Path, checkpoint: Path) -> None:
+    from edge_targets import _executorch_weights as weights
     from edge_targets import _executorch_xnnpack as xnnpack
     from edge_targets._executorch_program import export
-    from edge_targets import _executorch_weights as weights
     from edge_targets._executorch_weights import Stored
 
     given = chosen_codes(make_model(layers=1))
@@ -201,6 +201,16 @@ def test_a_text_does_not_see_what_core_mls_cache_holds_of_the_one_before() -> No
     with torch.no_grad():
         decoder(torch.tensor([list(reversed(TOKENS))]), torch.tensor([0]))
     np.testing.assert_array_equal(eager(decoder, 20, 20), first)
+
+
+def test_core_mls_cache_may_start_as_anything() -> None:
+    from edge_targets._executorch_coreml import Decoder
+
+    clean, dirty = (Decoder(make_model(layers=2), CONTEXT) for _ in range(2))
+    for layer in dirty.layers:
+        layer.keys_1CKD.fill_(float("nan"))
+        layer.values_1CKD.fill_(float("inf"))
+    np.testing.assert_array_equal(eager(dirty, 20, 20), eager(clean, 20, 20))
 
 
 @pytest.mark.parametrize("name", CANNOT_RUN)
