@@ -32,18 +32,37 @@ _ROPE_TYPES = ("default", "linear", "llama3")
 QUANTIZATIONS = (
     Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022, top_1=0.916),
     Quantization(
-        "8da4w", linear_bits=4.5, embedding_bits=9.0, grid=Grid(4, GROUP_SIZE, positive=True, scales="bfloat16")
+        "8da4w",
+        linear_bits=4.5,
+        embedding_bits=9.0,
+        perplexity_ratio=1.07,
+        top_1=0.8,
+        grid=Grid(4, GROUP_SIZE, positive=True, scales="bfloat16"),
     ),
 )
 """XNNPACK's: the scales of 4-bit groups take 16 bits; the head is of 8 bits in both."""
 VULKAN = (
-    Quantization("8w", linear_bits=8.1, embedding_bits=9.0),
-    Quantization("8da4w", linear_bits=5.0, embedding_bits=9.0, grid=Grid(4, GROUP_SIZE, positive=True)),
+    Quantization("8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.003, top_1=0.958),
+    Quantization(
+        "8da4w",
+        linear_bits=5.0,
+        embedding_bits=9.0,
+        perplexity_ratio=1.06,
+        top_1=0.8,
+        grid=Grid(4, GROUP_SIZE, positive=True),
+    ),
 )
-"""Scales of 4-bit groups take 32 bits."""
+"""Scales of 4-bit groups take 32 bits. Quality, here and for Core ML, is torch's with the same codes and scales."""
 COREML = (
-    Quantization("8w", linear_bits=8.1, embedding_bits=8.1),
-    Quantization("4w", linear_bits=4.5, embedding_bits=8.1, grid=Grid(4, GROUP_SIZE, positive=True, scales="float16")),
+    Quantization("8w", linear_bits=8.1, embedding_bits=8.1, perplexity_ratio=1.003, top_1=0.958),
+    Quantization(
+        "4w",
+        linear_bits=4.5,
+        embedding_bits=8.1,
+        perplexity_ratio=1.06,
+        top_1=0.8,
+        grid=Grid(4, GROUP_SIZE, positive=True, scales="float16"),
+    ),
 )
 """Embedding and head of a tied model are one constant."""
 Backend = Literal["xnnpack", "vulkan", "coreml"]

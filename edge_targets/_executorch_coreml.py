@@ -32,7 +32,7 @@ from edge_targets._target import PackageError
 __all__ = ["Decoder", "lower", "quantize"]
 
 _HIDDEN = -30000.0
-"""Added to the score of what must not be seen; half precision holds it."""
+"""The score of what must not be seen, or added to it; half precision holds it."""
 
 
 class _Layer(program.Layer):
@@ -49,11 +49,14 @@ class _Layer(program.Layer):
         group = q_1SND.shape[2] // heads
         q_1SKGD = q_1SND.view(1, length, heads, group, self.head_dim)
         q_1KTD = q_1SKGD.permute(0, 2, 3, 1, 4).reshape(1, heads, group * length, self.head_dim)
-        cached_1KTC = q_1KTD @ self.keys_1CKD.float().permute(0, 2, 3, 1) * self.head_dim**-0.5 + past_C
+        cached_1KTC = q_1KTD @ self.keys_1CKD.float().permute(0, 2, 3, 1) * self.head_dim**-0.5
+        cached_1KTC = torch.where(past_C, cached_1KTC, _HIDDEN)
         new_1KTS = q_1KTD @ k_1SKD.permute(0, 2, 3, 1) * self.head_dim**-0.5 + causal_SS.repeat(group, 1)
         seen_1KTc = torch.softmax(torch.cat((cached_1KTC, new_1KTS), -1), -1)
         context = self.keys_1CKD.shape[1]
-        mixed_1KTD = seen_1KTc[..., :context] @ self.values_1CKD.float().transpose(1, 2)
+        # A cache starts as whatever was in memory, and nothing times no number is no number.
+        values_1KCD = torch.where(past_C[:, None], self.values_1CKD.float().transpose(1, 2), 0.0)
+        mixed_1KTD = seen_1KTc[..., :context] @ values_1KCD
         mixed_1KTD = mixed_1KTD + seen_1KTc[..., context:] @ v_1SKD.transpose(1, 2)
         mixed_1KGSD = mixed_1KTD.reshape(1, heads, group, length, self.head_dim)
         out_1SH = self.o(mixed_1KGSD.permute(0, 3, 1, 2, 4).reshape(1, length, -1))
@@ -75,7 +78,7 @@ class Decoder(program.Decoder):
         index_S = self.index_C[:length]
         positions_S = position_1 + index_S
         cos_S1D, sin_S1D = self.cos_C1D[positions_S], self.sin_C1D[positions_S]
-        past_C = torch.where(self.index_C < position_1, 0.0, _HIDDEN)
+        past_C = self.index_C < position_1
         causal_SS = torch.where(index_S[None] <= index_S[:, None], 0.0, _HIDDEN)
         hidden_1SH = self.embedding(tokens_1S)
         written, layers = [], cast(Sequence[_Layer], self.layers)

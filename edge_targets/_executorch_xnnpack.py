@@ -1,7 +1,7 @@
 """XNNPACK: integer products on any phone's processor, and on this machine.
 
 8da8w keeps weights in 8 bits with a scale a row. 8da4w keeps those of the layers in 4 bits with a bfloat16 scale a group,
-and the head in 8: its rows decide between words, and 4 bits there cost more than all of the layers' did.
+and the head in 8: on SmolLM2-135M, rounded to nearest, perplexity is then 28.5 and not 31.6 (float 21.4).
 """
 
 from __future__ import annotations

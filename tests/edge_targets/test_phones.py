@@ -25,6 +25,7 @@ from edge_targets._target import PackageError, PackageRequest
 
 CONTEXT = 96
 TOKENS = torch.randint(2, VOCABULARY, (40,), generator=torch.Generator().manual_seed(4)).tolist()
+TEXT_WT = np.random.default_rng(1).integers(2, VOCABULARY, (4, 32)).astype(np.int32)
 CANNOT_RUN = {"android_vulkan": "8da4w", "iphone_coreml": "4w"}
 LINEARS = 7  # of a layer
 
@@ -45,7 +46,7 @@ def packages(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def request(checkpoint: Path, quantization: str) -> PackageRequest:
-    return PackageRequest(checkpoint, Shape(1, 100), quantization, CONTEXT)
+    return PackageRequest(checkpoint, Shape(1, 100), quantization, CONTEXT, TEXT_WT)
 
 
 def build(checkpoint: Path, out: Path, name: str, quantization: str) -> Path:
@@ -201,6 +202,16 @@ def test_a_text_does_not_see_what_core_mls_cache_holds_of_the_one_before() -> No
     with torch.no_grad():
         decoder(torch.tensor([list(reversed(TOKENS))]), torch.tensor([0]))
     np.testing.assert_array_equal(eager(decoder, 20, 20), first)
+
+
+def test_core_mls_cache_may_start_as_anything() -> None:
+    from edge_targets._executorch_coreml import Decoder
+
+    clean, dirty = (Decoder(make_model(layers=2), CONTEXT) for _ in range(2))
+    for layer in dirty.layers:
+        layer.keys_1CKD.fill_(float("nan"))
+        layer.values_1CKD.fill_(float("inf"))
+    np.testing.assert_array_equal(eager(dirty, 20, 20), eager(clean, 20, 20))
 
 
 @pytest.mark.parametrize("name", CANNOT_RUN)
