@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from components.mixed import MixedConfig
@@ -85,7 +86,9 @@ def attempt(case: Case, target: Target, quantization: Quantization) -> Outcome:
         try:
             write(case, checkpoint)
             try:
-                target.package(PackageRequest(checkpoint, case.shape, quantization.name, _CONTEXT_LENGTH), out)
+                target.package(
+                    PackageRequest(checkpoint, case.shape, quantization.name, _CONTEXT_LENGTH, _calibration_WT()), out
+                )
             except PackageError as error:
                 return Outcome("refused", str(error).replace(f"{folder}{os.sep}", ""))
             if target.cannot_run_here:
@@ -94,6 +97,11 @@ def attempt(case: Case, target: Target, quantization: Quantization) -> Outcome:
         except Exception as error:  # a traceback is what a user must never see
             return Outcome("WRONG", f"{type(error).__name__}: {error}")
         return Outcome("WRONG", wrong) if wrong else Outcome("works")
+
+
+def _calibration_WT() -> NDArray[np.int32]:
+    """Text for quantizations that are calibrated: any will do for a random model."""
+    return np.random.default_rng(0).integers(2, 90, (4, 32)).astype(np.int32)
 
 
 def _difference(checkpoint: Path, package: Path, quantization: Quantization) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,14 @@ def complete(
     (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     _copy_device_code(out / DEVICE_FOLDER, runner)
     return Package(out)
+
+
+def rename(package: Path, out: Path, target: str) -> None:
+    """The same package for another target of its family, in the empty folder `out`; its large files are linked."""
+    shutil.copytree(package, out, copy_function=os.link, dirs_exist_ok=True)
+    facts = {**json.loads((out / PACKAGE_FILE).read_text()), "target": target}
+    (out / PACKAGE_FILE).unlink()
+    (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 
 def _copy_device_code(to: Path, runner: str) -> None:

@@ -112,6 +112,8 @@ class Target:
     """The usual one first."""
     package: Callable[[PackageRequest, Path], Package]
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
+    family: str | None = None
+    """Targets of one family have packages that differ in the target's name alone: one is built and measured for all."""
     refuses: Callable[[AnyShape], str | None] = field(default=lambda shape: None)
     """Why this target cannot run a shape, or None when it can."""
     runtime_modules: tuple[str, ...] = ()

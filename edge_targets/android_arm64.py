@@ -22,6 +22,7 @@ TARGET = Target(
     extra="phone",
     quantizations=_executorch.QUANTIZATIONS,
     package=partial(_executorch.package, target="android_arm64"),
+    family="xnnpack",
     runtime_modules=("torch", "executorch"),
     notes={"kernels": "XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too."},
 )

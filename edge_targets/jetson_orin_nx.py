@@ -21,6 +21,7 @@ TARGET = Target(
     extra="jetson",
     quantizations=_tensorrt.QUANTIZATIONS,
     package=partial(_tensorrt.package, target="jetson_orin_nx", tensorrt=_tensorrt.Versions("10.3")),
+    family="jetson_orin",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

@@ -21,6 +21,7 @@ TARGET = Target(
     extra="x86",
     quantizations=_onnx.QUANTIZATIONS,
     package=partial(_onnx.package, target="x86_avx2"),
+    family="x86",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes={
         "kernels": "Run under QEMU's Haswell (AVX2, no AVX-512): SmolLM2-135M agreed with float as it does with VNNI; "

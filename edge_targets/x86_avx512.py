@@ -21,6 +21,7 @@ TARGET = Target(
     extra="x86",
     quantizations=_onnx.QUANTIZATIONS,
     package=partial(_onnx.package, target="x86_avx512"),
+    family="x86",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes={"kernels": "MatMulNBits multiplies int8 by int8 with VNNI; a processor without it falls back to AVX2."},
 )

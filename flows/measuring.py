@@ -18,7 +18,7 @@ from edge_targets._device import facts
 from flows.bases import Declared, parameters
 from flows.choosing import Choice, verification
 from flows.data import revision
-from flows.packaging import checkpoint_for, package_for, package_key
+from flows.packaging import build_key, checkpoint_for, package_for, package_key
 from flows.settings import settings
 from flows.work import key_of, run_apart
 
@@ -33,14 +33,15 @@ def examine(base: Declared, choice: Choice) -> tuple[Point, dict[str, Any]]:
 
 
 def measure_package(base: Declared, choice: Choice) -> dict[str, Any]:
-    """The package's figures, taken once a package, data revision and settings."""
-    return measurement(
+    """The package's figures, taken once a family's package, data revision and settings."""
+    figures = measurement(
         base,
         choice.target,
         package_for(base, choice),
-        package_key(base, choice),
+        build_key(base, choice),
         ["--checkpoint", str(checkpoint_for(base, choice.shape))],
     )
+    return {**figures, "target": choice.target}
 
 
 _LIMITS = (

@@ -15,6 +15,7 @@ from fixtures.tiny import make_model, write_base
 
 import edge_targets
 from components.shape import Shape
+from edge_targets import _package
 from edge_targets._device import facts
 from edge_targets._target import PackageError, PackageRequest
 from flows import doctor
@@ -175,3 +176,29 @@ def test_a_new_file_is_tested(with_one_more: Path) -> None:
     options = ["-q", "-k", "raspberry_pi_5", "-c", str(PROJECT / "pyproject.toml"), "-p", "no:cacheprovider"]
     said = python(with_one_more, "-m", "pytest", *options, str(Path(__file__)))
     assert "6 passed" in said
+
+
+FAMILIES = sorted({family for name in NAMES if (family := edge_targets.load(name).family)})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packages_of_a_family_differ_in_the_target_s_name_alone(family: str, checkpoint: Path, tmp_path: Path) -> None:
+    targets = [edge_targets.load(name) for name in NAMES if edge_targets.load(name).family == family]
+    assert len(targets) > 1
+    assert len({target.quantizations for target in targets}) == 1
+    folders = []
+    for target in targets:
+        out = tmp_path / target.name
+        out.mkdir()
+        request = PackageRequest(checkpoint, Shape(4, 100), target.quantizations[0].name, 64)
+        folders.append(target.package(request, out).folder)
+    first, *others = folders
+    for target, other in zip(targets[1:], others, strict=True):
+        renamed = tmp_path / f"{target.name}-renamed"
+        renamed.mkdir()
+        _package.rename(first, renamed, target.name)
+        assert contents(renamed) == contents(other)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
