@@ -21,8 +21,16 @@ _WATCHED_S = 2.0
 _IDLE_PERCENT = 5
 
 
+def passage_tokens(rounds: int) -> int:
+    """How long a passage `race` takes prompts from."""
+    return max(PROMPT_TOKENS) + 2 * (rounds + 1)
+
+
 def race(bench: Bench, running: Sequence[Job], passage: list[int], rounds: int, new_tokens: int) -> None:
-    """Every job generates in turn, `rounds` times after one that warms up; one that ends is left out from then on."""
+    """Every job generates in turn, `rounds` times after one that warms up; one that ends is left out from then on.
+
+    Each prompt starts at another token of `passage`: a runtime that keeps what it has read finds nothing of it again.
+    """
     with ExitStack() as stack:
         servers: dict[str, Server] = {}
         for job in running:
@@ -35,7 +43,7 @@ def race(bench: Bench, running: Sequence[Job], passage: list[int], rounds: int, 
                 if job.name not in servers:
                     continue
                 with job.keeping_its_failure():
-                    timed = _one_round(servers[job.name], passage, new_tokens)
+                    timed = _one_round(servers[job.name], passage[2 * number :], new_tokens)
                     if number:
                         job.rounds.append(timed)
                 if job.failed:
@@ -65,7 +73,7 @@ def _watch_idle(running: Sequence[Job], servers: Mapping[str, Server]) -> None:
 def _one_round(server: Server, passage: list[int], new_tokens: int) -> dict[str, float]:
     short, long = PROMPT_TOKENS
     first = server.ask(do="time", tokens=passage[:short], new_tokens=new_tokens)
-    second = server.ask(do="time", tokens=passage[:long], new_tokens=1)
+    second = server.ask(do="time", tokens=passage[1 : long + 1], new_tokens=1)
     return {f"ttft_{short}_ms": first["ttft_ms"], f"ttft_{long}_ms": second["ttft_ms"], "tpot_ms": first["tpot_ms"]}
 
 

@@ -23,11 +23,11 @@ from typing import Any
 from benchmarks import _record
 from benchmarks._bench import Bench
 from benchmarks._jobs import Job, jobs
-from benchmarks._race import comparisons, race
+from benchmarks._race import comparisons, passage_tokens, race
 from benchmarks._subnets import FULL, checkpoints
 from components.data import load_evaluation
 from components.progress import say
-from edge_targets._device.bench import PROMPT_TOKENS, prompt
+from edge_targets._device.bench import prompt
 from edge_targets._device.text import Text
 
 _HEADER = (
@@ -75,7 +75,7 @@ def main() -> None:
                 bench.judge(job)
     load_before = os.getloadavg()[0]
     running = [job for job in chosen if job.cannot_run is None and not job.failed]
-    race(bench, running, prompt(Text(models[FULL]), max(PROMPT_TOKENS)), rounds, new_tokens)
+    race(bench, running, prompt(Text(models[FULL]), passage_tokens(rounds)), rounds, new_tokens)
     promised = list(comparisons(chosen))
     _record.table(_HEADER, [row(job) for job in chosen])
     print()

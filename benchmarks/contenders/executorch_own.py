@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_MODEL = "model.pte"
 _GROUP_SIZE = 32
 _CONTEXT_LENGTH = 2048
 _NAMES = {
@@ -36,28 +37,19 @@ _NAMES = {
 def build(checkpoint: Path, out: Path, variant: str) -> None:
     from executorch.examples.models.llama.export_llama_lib import export_llama
     from executorch.extension.llm.export.config.llm_config import LlmConfig
-    from omegaconf import OmegaConf
 
     config = json.loads((checkpoint / "config.json").read_text())
     (out / "params.json").write_text(json.dumps(_parameters(config)))
-    wanted = {
-        "base": {"model_class": "llama3", "params": str(out / "params.json"), "checkpoint": str(checkpoint)},
-        "model": {"use_kv_cache": True, "use_sdpa_with_kv_cache": True},
-        "export": {
-            "max_seq_length": _CONTEXT_LENGTH,
-            "max_context_length": _CONTEXT_LENGTH,
-            "output_dir": str(out),
-            "output_name": "model.pte",
-        },
-        "quantization": {
-            "qmode": variant,
-            "group_size": _GROUP_SIZE,
-            "embedding_quantize": f"8,{_GROUP_SIZE}",
-        },
-        "backend": {"xnnpack": {"enabled": True, "extended_ops": True}},
-    }
+    wanted = LlmConfig()
+    wanted.base.params, wanted.base.checkpoint = str(out / "params.json"), str(checkpoint)
+    wanted.model.use_kv_cache = wanted.model.use_sdpa_with_kv_cache = True
+    wanted.export.max_seq_length = wanted.export.max_context_length = _CONTEXT_LENGTH
+    wanted.export.output_dir, wanted.export.output_name = str(out), _MODEL.removesuffix(".pte")
+    wanted.quantization.qmode, wanted.quantization.group_size = variant, _GROUP_SIZE
+    wanted.quantization.embedding_quantize = f"8,{_GROUP_SIZE}"
+    wanted.backend.xnnpack.enabled = wanted.backend.xnnpack.extended_ops = True
     with _reading_safetensors():
-        export_llama(OmegaConf.merge(OmegaConf.structured(LlmConfig), wanted))
+        export_llama(wanted)
 
 
 def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +102,7 @@ def load(built: Path, variant: str, threads: int, *, quality: bool) -> Program:
     from executorch.runtime import Runtime
 
     _unsafe_reset_threadpool(threads)
-    program = Runtime.get().load_program(built / "model.pte")
+    program = Runtime.get().load_program(built / _MODEL)
     return Program(program.load_method("forward"))
 
 

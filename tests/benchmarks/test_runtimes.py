@@ -108,6 +108,7 @@ class FakeServer:
     def __init__(self, name: str, tpot_ms: float, asked: list[str], ends_at: int = 10**6) -> None:
         self.name, self.tpot_ms, self.asked, self.ends_at = name, tpot_ms, asked, ends_at
         self.started = {"load_s": 1.0}
+        self.prompts: list[tuple[int, ...]] = []
 
     def __enter__(self) -> FakeServer:
         return self
@@ -120,6 +121,7 @@ class FakeServer:
 
     def ask(self, **question: Any) -> dict[str, Any]:
         self.asked.append(self.name)
+        self.prompts.append(tuple(question.get("tokens", ())))
         if self.asked.count(self.name) > self.ends_at:
             raise ContenderError("ended with 1: out of memory")
         return {"ttft_ms": 10.0, "tpot_ms": self.tpot_ms, "peak_mb": 5.0}
@@ -138,7 +140,11 @@ def raced(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Job], list[str]]:
         def serve(self, job: Job) -> FakeServer:
             return servers[raced.index(job)]
 
-    _race.race(FakeBench(), raced, [1] * 512, rounds=3, new_tokens=8)  # type: ignore[arg-type]
+    passage = list(range(_race.passage_tokens(rounds=3)))
+    _race.race(FakeBench(), raced, passage, rounds=3, new_tokens=8)  # type: ignore[arg-type]
+    prompts = servers[0].prompts[:-1]
+    assert [len(tokens) for tokens in prompts] == [128, 512] * 4
+    assert len({tokens[0] for tokens in prompts}) == len(prompts), "a prompt that begins as another may be kept read"
     return raced, asked
 
 
