@@ -23,8 +23,9 @@ _COMPARED_WINDOWS = 2
 class Bench:
     """Where the outcome of every step is kept, and how it is had."""
 
-    def __init__(self, work: Path, windows: list[list[int]], threads: int) -> None:
+    def __init__(self, work: Path, windows: list[list[int]], threads: int, data: Path | None = None) -> None:
         self.work, self.windows, self.threads = work.resolve(), windows, threads
+        self.data = data
         self._digests: dict[Path, str] = {}
         (self.work / "logs").mkdir(parents=True, exist_ok=True)
 
@@ -36,7 +37,10 @@ class Bench:
         def made() -> dict[str, Any]:
             out = folder / "built"
             shutil.rmtree(out, ignore_errors=True)
-            words = command(python, "build", job.contender, "--checkpoint", job.checkpoint.resolve(), "--out", out)
+            text = ["--data", self.data.resolve()] if self.data else []
+            words = command(
+                python, "build", job.contender, "--checkpoint", job.checkpoint.resolve(), "--out", out, *text
+            )
             return run(words, self._log(job, "build"))
 
         job.figures |= _kept(folder / "build.json", made)

@@ -55,8 +55,12 @@ class Job:
 def jobs(models: Mapping[str, Path], wanted: Sequence[str]) -> list[Job]:
     """Every contender on the full base; of ours the usual quantization on each subnet too. `wanted` are parts of names."""
     found = [Job(contender, FULL, models[FULL]) for contender in OTHERS]
+    families = set()
     for name in edge_targets.names():
         target = edge_targets.load(name)
+        if target.family in families:
+            continue
+        families |= {target.family} - {None}
         for quantization in target.quantizations:
             if quantization.name in _FLOATS:
                 continue

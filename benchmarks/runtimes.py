@@ -65,7 +65,7 @@ def main() -> None:
     rounds, new_tokens = (3, 8) if given.quick else (given.rounds, given.new_tokens)
     models, data = checkpoints(given.checkpoint, given.subnet, given.data, given.work)
     windows = load_evaluation(data)[0].tolist()[: 2 if given.quick else None]
-    bench = Bench(given.work, windows, given.threads)
+    bench = Bench(given.work, windows, given.threads, data)
     chosen = jobs(models, given.only)
     for number, job in enumerate(chosen, 1):
         say(f"{number}/{len(chosen)} {job.name}: building and judging")

@@ -1,6 +1,6 @@
 """One contender in a process of its own, under its environment's Python: build it, or load it and answer what is asked.
 
-    PYTHON -m benchmarks.contenders build MODULE VARIANT --checkpoint DIR --out DIR
+    PYTHON -m benchmarks.contenders build MODULE VARIANT --checkpoint DIR --out DIR [--data DIR]
     PYTHON -m benchmarks.contenders serve MODULE VARIANT --built DIR --threads 2 [--quality]
 
 The last line of standard output of `build` is JSON. `serve` answers each line of JSON with one: first that it is ready, then
@@ -29,7 +29,7 @@ def build(given: argparse.Namespace) -> dict[str, Any]:
     module = importlib.import_module(f"benchmarks.contenders.{given.module}")
     given.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    module.build(given.checkpoint, given.out, given.variant)
+    module.build(given.checkpoint, given.out, given.variant, given.data)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
     return {
         "build_s": time.perf_counter() - started,
@@ -92,6 +92,7 @@ def main() -> None:
         verb.add_argument("variant")
     building.add_argument("--checkpoint", type=Path, required=True)
     building.add_argument("--out", type=Path, required=True)
+    building.add_argument("--data", type=Path, help="a data folder, for who calibrates on its training text")
     serving.add_argument("--built", type=Path, required=True)
     serving.add_argument("--threads", type=int, required=True)
     serving.add_argument("--quality", action="store_true")

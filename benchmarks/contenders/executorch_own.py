@@ -34,7 +34,7 @@ _NAMES = {
 }
 
 
-def build(checkpoint: Path, out: Path, variant: str) -> None:
+def build(checkpoint: Path, out: Path, variant: str, data: Path | None) -> None:
     from executorch.examples.models.llama.export_llama_lib import export_llama
     from executorch.extension.llm.export.config.llm_config import LlmConfig
 

