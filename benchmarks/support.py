@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -66,6 +66,16 @@ def tried_apart(name: str) -> Table:
         }
 
 
+def tried(names: Sequence[str]) -> dict[str, Table]:
+    """Every target's outcomes, those of a family tried once: its packages differ in the target's name alone."""
+    tables: dict[str, Table] = {}
+    for name in names:
+        family = edge_targets.load(name).family
+        twin = next((done for done in tables if family and edge_targets.load(done).family == family), None)
+        tables[name] = tables[twin] if twin else tried_apart(name)
+    return tables
+
+
 def document(tables: Mapping[str, Table]) -> str:
     return _HEAD + "".join(f"\n{line}" if line.startswith("## ") else line for line in _lines(tables))
 
@@ -110,7 +120,7 @@ def main() -> int:
         outcomes = {title: {name: vars(one) for name, one in row.items()} for title, row in table.items()}
         replace_text(given.outcomes, json.dumps(outcomes))
         return 0
-    tables = {name: tried_apart(name) for name in ([given.only] if given.only else edge_targets.names())}
+    tables = tried([given.only] if given.only else edge_targets.names())
     if given.only:
         print("".join(_lines(tables)))
     else:
