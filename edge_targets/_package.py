@@ -33,10 +33,12 @@ def complete(
     runner: str,
     model_files: Sequence[str],
     varies: Mapping[str, str] | None = None,
+    cache_bytes: int = 4,
 ) -> Package:
     """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing.
 
-    `varies` says which files another build of the same would write otherwise, and why.
+    `varies` says which files another build of the same would write otherwise, and why; `cache_bytes` how many one value
+    of the KV cache takes.
     """
     for name in model_files:
         file = out / name
@@ -49,7 +51,7 @@ def complete(
         shutil.copyfile(source, out / name)
     config = json.loads((out / "config.json").read_text())
     weights_mb = sum((out / name).stat().st_size for name in model_files) / 1e6
-    kv_cache_mb = kv_cache_bytes(config, request.context_length) / 1e6
+    kv_cache_mb = kv_cache_bytes(config, request.context_length, cache_bytes) / 1e6
     facts = {
         "format_version": FORMAT_VERSION,
         "target": target,
