@@ -39,7 +39,8 @@ def complete(
 ) -> Package:
     """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing.
 
-    `varies` says which files another build of the same would write otherwise, and why.
+    `varies` says which files another build of the same would write otherwise, and why; `bytes_per_cached_value` is of
+    the KV cache.
     """
     for name in model_files:
         file = out / name

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import edge_targets
 from components.shape import Shape
-from edge_targets import _executorch, _executorch_inspect
+from edge_targets import _executorch, _executorch_inspect, _package
 from edge_targets._device.executorch_runner import load
 from edge_targets._device.text import Text
 from edge_targets._target import PackageError, PackageRequest
@@ -291,11 +291,17 @@ def test_core_ml_decodes_one_token_keeps_no_state_and_multiplies_stored_codes(
     specs: list[Any] = []
     inner = coreml.specification
     monkeypatch.setattr(coreml, "specification", lambda piece: specs.append(inner(piece)) or specs[-1])
+    counted_bytes: list[int] = []
+    kv_cache_bytes = _package.kv_cache_bytes
+    monkeypatch.setattr(
+        _package, "kv_cache_bytes", lambda *given: counted_bytes.append(kv_cache_bytes(*given)) or counted_bytes[-1]
+    )
     build(checkpoint, tmp_path / "package", "iphone_coreml", "8w")
     (spec,) = specs
     positions = spec.description.input[0].type.multiArrayType.shapeRange.sizeRanges[1]
     assert (positions.lowerBound, positions.upperBound) == (1, CONTEXT - 1)
     assert not spec.description.state
+    assert counted_bytes == [2 * CONTEXT * 2 * 16 * 2]  # keys and values, positions, heads, head size, bytes
     counted = Counter(operation.type for operation in coreml.operations(spec))
     assert counted["linear"] == LINEARS + 1
     # The tied head and embedding are one constant.
