@@ -49,7 +49,19 @@ def stored_as(
         with torch.no_grad():
             return decoder(torch.tensor([tokens]), torch.tensor([0]))[0].numpy()
 
-    return logits
+    return once(logits)
+
+
+def once(logits: Logits) -> Logits:
+    """Each window is read once for all that is asked of it: weights are made float again at every call."""
+    kept: dict[tuple[int, ...], Any] = {}
+
+    def remembered(tokens: Sequence[int]) -> Any:
+        if tuple(tokens) not in kept:
+            kept[tuple(tokens)] = logits(tokens)
+        return kept[tuple(tokens)]
+
+    return remembered
 
 
 def main() -> None:
@@ -60,7 +72,7 @@ def main() -> None:
     quiet_libraries()
     windows = load_evaluation(given.evaluation)[0].tolist()
     longest = max(map(len, windows))
-    float_logits = logits_of(load_checkpoint(given.checkpoint))
+    float_logits = once(logits_of(load_checkpoint(given.checkpoint)))
     full = perplexity(float_logits, windows).value
     ways = {("xnnpack", "8da4w, head too"): head_in_four_bits}
     for backend, offered in _OFFERED.items():
