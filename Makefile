@@ -3,8 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3.11
 READY := $(VENV)/.ready
-# One of each kind; `amoeba onboard smollm2-135m` goes on to every target there is.
-TARGETS ?= x86_avx512 x86_avx2 android_arm64 jetson_orin_nano
+# `amoeba onboard smollm2-135m` goes on to every target there is.
+TARGETS ?= x86_avx512 x86_avx2 android_arm64
 
 .PHONY: onboard test lint types imports unit clean help
 
