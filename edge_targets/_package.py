@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,10 +73,9 @@ def complete(
 
 
 def rename(package: Path, out: Path, target: str) -> None:
-    """The same package for another target of its family, in the empty folder `out`; its large files are linked."""
-    shutil.copytree(package, out, copy_function=os.link, dirs_exist_ok=True)
+    """The same package for another target of its family, copied into the empty folder `out`: the registry takes no links."""
+    shutil.copytree(package, out, dirs_exist_ok=True)
     facts = {**json.loads((out / PACKAGE_FILE).read_text()), "target": target}
-    (out / PACKAGE_FILE).unlink()
     (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 
