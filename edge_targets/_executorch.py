@@ -35,8 +35,8 @@ QUANTIZATIONS = (
         "8da4w",
         linear_bits=4.5,
         embedding_bits=9.0,
-        perplexity_ratio=1.07,
-        top_1=0.8,
+        perplexity_ratio=1.088,
+        top_1=0.775,
         grid=Grid(4, GROUP_SIZE, positive=True, scales="bfloat16"),
     ),
 )

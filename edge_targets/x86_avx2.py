@@ -16,7 +16,7 @@ TARGET = Target(
     name="x86_avx2",
     title="x86-64 with AVX2 (Intel N100 mini PC)",
     device=_DEVICE,
-    budget=Budget(max_tpot_percent=60.0),
+    budget=Budget(max_tpot_percent=75.0),
     runtime="onnxruntime",
     extra="x86",
     quantizations=_onnx.QUANTIZATIONS,
