@@ -93,6 +93,8 @@ def attempt(case: Case, target: Target, quantization: Quantization) -> Outcome:
             except PackageError as error:
                 return Outcome("refused", str(error).replace(f"{folder}{os.sep}", ""))
             if target.cannot_run_here:
+                if target.inspect is not None:
+                    target.inspect(out)
                 return Outcome("not run here", target.cannot_run_here)
             wrong = _difference(checkpoint, out, quantization)
         except Exception as error:  # a traceback is what a user must never see

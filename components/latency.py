@@ -25,8 +25,18 @@ class Weights:
     kv_bytes_a_token: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], layers: Iterable[tuple[bool, int]]) -> Weights:
-        """From a Llama-like `config.json` of the base, and (attends, FFN neurons) of every layer that is kept."""
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        layers: Iterable[tuple[bool, int]],
+        *,
+        cached_value_bytes: int = 4,
+        ties: bool = True,
+    ) -> Weights:
+        """From a Llama-like `config.json` of the base, and (attends, FFN neurons) of every layer that is kept.
+
+        `ties` is false for a runtime that keeps a table for the embedding and one for the head, even of a tied model.
+        """
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head_dim = config.get("head_dim") or hidden // heads
         key_value = (config.get("num_key_value_heads") or heads) * head_dim
@@ -36,8 +46,8 @@ class Weights:
         return cls(
             layers=attending * family.attention_weights(config) + neurons * family.neuron_weights(config),
             embedding=config["vocab_size"] * hidden,
-            tied=bool(config.get("tie_word_embeddings")),
-            kv_bytes_a_token=2 * attending * key_value * 4,
+            tied=ties and bool(config.get("tie_word_embeddings")),
+            kv_bytes_a_token=2 * attending * key_value * cached_value_bytes,
         )
 
 

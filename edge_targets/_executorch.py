@@ -66,7 +66,7 @@ COREML = (
 )
 """Embedding and head of a tied model are one constant."""
 Backend = Literal["xnnpack", "vulkan", "coreml"]
-_OFFERED = {"xnnpack": QUANTIZATIONS, "vulkan": VULKAN, "coreml": COREML}
+OFFERED: dict[Backend, tuple[Quantization, ...]] = {"xnnpack": QUANTIZATIONS, "vulkan": VULKAN, "coreml": COREML}
 _VARIES = "coremltools writes new identifiers, the date and fields in any order into every build; weights are the same"
 _log = logging.getLogger("amoeba.package")
 
@@ -88,7 +88,7 @@ def package(request: PackageRequest, out: Path, *, target: str, backend: Backend
         with _said("loading"):
             decoder = lowering.Decoder(load_checkpoint(request.checkpoint), request.context_length)
         with _said("quantizing"):
-            lowering.quantize(decoder, request.quantization, GROUP_SIZE, _given(request, backend))
+            lowering.quantize(decoder, request.quantization, GROUP_SIZE, calibrated_codes(request, backend))
         with _said("exporting"):
             exported, most_positions = export(decoder)
         with _said("lowering"):
@@ -107,9 +107,9 @@ def package(request: PackageRequest, out: Path, *, target: str, backend: Backend
     )
 
 
-def _given(request: PackageRequest, backend: Backend) -> dict[str, Codes]:
+def calibrated_codes(request: PackageRequest, backend: Backend) -> dict[str, Codes]:
     """The codes of a quantization that is calibrated, by the layer's name in the checkpoint; none for the others."""
-    (grid,) = (known.grid for known in _OFFERED[backend] if known.name == request.quantization)
+    (grid,) = (known.grid for known in OFFERED[backend] if known.name == request.quantization)
     if grid is None:
         return {}
     from torch import from_numpy
@@ -126,8 +126,8 @@ def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]
     given = architecture_of(config)
     if given not in ARCHITECTURES:
         raise PackageError(f"ExecuTorch packages are made of {', '.join(ARCHITECTURES)}; the checkpoint is a {given}")
-    if request.quantization not in {quantization.name for quantization in _OFFERED[backend]}:
-        offered = ", ".join(quantization.name for quantization in _OFFERED[backend])
+    if request.quantization not in {quantization.name for quantization in OFFERED[backend]}:
+        offered = ", ".join(quantization.name for quantization in OFFERED[backend])
         raise PackageError(f"no quantization is called {request.quantization!r}; offered are {offered}")
     for name, width in _grouped_widths(config, request.quantization):
         if width % GROUP_SIZE:

@@ -112,6 +112,10 @@ class Target:
     """The usual one first."""
     package: Callable[[PackageRequest, Path], Package]
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
+    cached_value_bytes: int = 4
+    """What one number of the KV cache takes."""
+    ties: bool = True
+    """Whether a tied embedding and head are one table in the package."""
     family: str | None = None
     """Targets of one family have packages that differ in the target's name alone: one is built and measured for all."""
     refuses: Callable[[AnyShape], str | None] = field(default=lambda shape: None)

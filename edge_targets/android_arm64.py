@@ -21,6 +21,7 @@ TARGET = Target(
     runtime="executorch",
     extra="phone",
     quantizations=_executorch.QUANTIZATIONS,
+    ties=False,
     package=partial(_executorch.package, target="android_arm64"),
     family="xnnpack",
     runtime_modules=("torch", "executorch"),

@@ -20,6 +20,7 @@ TARGET = Target(
     runtime="executorch",
     extra="phone",
     quantizations=_executorch.VULKAN,
+    ties=False,
     package=partial(_executorch.package, target="android_vulkan", backend="vulkan"),
     runtime_modules=("torch", "executorch"),
     cannot_run_here="ExecuTorch's wheel has no Vulkan runtime; the program runs in an Android app that links it",

@@ -20,6 +20,7 @@ TARGET = Target(
     runtime="executorch",
     extra="phone",
     quantizations=_executorch.COREML,
+    cached_value_bytes=2,
     package=partial(_executorch.package, target="iphone_coreml", backend="coreml"),
     runtime_modules=("torch", "executorch", "coremltools"),
     cannot_run_here="Core ML is part of iOS and macOS; the program runs in an iPhone app that links ExecuTorch's Core ML",

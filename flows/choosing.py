@@ -78,7 +78,12 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
         if target.refuses(shape):
             refused.append(f"{shape}: {target.refuses(shape)}")
             continue
-        weights = Weights.of(config, ((attends, neurons) for _, attends, neurons in supernet["cuts"][text]))
+        weights = Weights.of(
+            config,
+            ((attends, neurons) for _, attends, neurons in supernet["cuts"][text]),
+            cached_value_bytes=target.cached_value_bytes,
+            ties=target.ties,
+        )
         for quantization in target.quantizations:
             cost = predict(
                 weights,

@@ -56,6 +56,18 @@ def test_weights_are_counted_as_torch_counts_them(tied: bool) -> None:
     assert weights.layers + weights.embedding * (1 if tied else 2) == matrices
 
 
+def test_a_second_table_and_a_cache_of_half_the_width_are_counted() -> None:
+    model = make_model("llama", tied=True)
+    config, table = model.config.to_dict(), model.get_input_embeddings().weight.numel()
+    one, two, half = (
+        predict(Weights.of(config, [(True, 128)] * 4, **how), 8, 8, 10, 100, 256)
+        for how in ({}, {"ties": False}, {"cached_value_bytes": 2})
+    )
+    assert two.size_mb - one.size_mb == pytest.approx(table / 1e6)
+    assert two.tpot_ms == one.tpot_ms  # only the head is read for a token
+    assert half.memory_mb - half.size_mb == pytest.approx((one.memory_mb - one.size_mb) / 2)
+
+
 def test_a_narrower_shape_and_fewer_bits_are_predicted_faster_and_smaller() -> None:
     config = make_model().config.to_dict()
     wide, narrow = (predict(Weights.of(config, [(True, neurons)] * 4), 8, 8, 10, 100, 256) for neurons in (128, 64))

@@ -130,7 +130,7 @@ def test_a_program_of_four_bits_has_the_logits_of_torch_with_the_same_rounded_we
     request = PackageRequest(checkpoint, Shape(1, 100), "8da4w", CONTEXT, text_WT)
     given = load(_executorch.package(request, tmp_path / "package", target="android_arm64").folder, 1).logits(TOKENS)
     decoder = Decoder(make_model(layers=1), CONTEXT)
-    quantize(decoder, "8da4w", 32, _executorch._given(request, "xnnpack"))
+    quantize(decoder, "8da4w", 32, _executorch.calibrated_codes(request, "xnnpack"))
     wanted = decoder_logits(decoder, TOKENS).numpy()
     assert np.abs(given - wanted).mean() < 0.02 * wanted.std()
 
