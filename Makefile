@@ -3,16 +3,18 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3.11
 READY := $(VENV)/.ready
+# `amoeba onboard smollm2-135m` goes on to every target there is.
+TARGETS ?= x86_avx512 x86_avx2 android_arm64
 
 .PHONY: onboard test lint types imports unit clean help
 
 help:
-	@echo "make onboard   the main job on the embedded base: fine-tune once, publish an artifact for every target"
+	@echo "make onboard   the main job on the embedded base: fine-tune once, publish an artifact for $(TARGETS)"
 	@echo "make test      every check: ruff, mypy, import-linter, pytest"
 	@echo "make clean     remove the environment; .amoeba and artifacts stay"
 
 onboard: $(READY)
-	@$(VENV)/bin/amoeba onboard smollm2-135m
+	@$(VENV)/bin/amoeba onboard smollm2-135m $(TARGETS:%=--target %)
 
 test: lint types imports unit
 

@@ -157,6 +157,12 @@ class Data:
         save_evaluation(folder, self.evaluation_WT, self.questions)
         (folder / "data.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
+    def spread(self, windows: int) -> NDArray[np.int32]:
+        """That many windows of the training text, or all there are, evenly spread: prose and chat in their shares."""
+        chosen = np.linspace(0, len(self.train_WT) - 1, min(windows, len(self.train_WT))).round().astype(int)
+        text_WT: NDArray[np.int32] = self.train_WT[chosen]
+        return text_WT
+
     @classmethod
     def load(cls, folder: Path) -> Data:
         learning = load_file(folder / "learning.safetensors")

@@ -101,17 +101,27 @@ class Agreement:
     top_1: float
     kl: float
     """Mean KL(float || artifact), nats a token."""
+    perplexity_ratio: float
+    """The artifact's perplexity over the float subnet's."""
 
 
 def agreement(artifact: Logits, reference: Logits, windows: Sequence[Sequence[int]]) -> Agreement:
-    same, kl, positions = 0, 0.0, 0
+    same, kl, nats, positions = 0, 0.0, 0.0, 0
     for window in windows:
         given_SV, wanted_SV = artifact(window), reference(window)
         same += int((given_SV.argmax(-1) == wanted_SV.argmax(-1)).sum())
         given_SV, wanted_SV = _log_softmax(given_SV), _log_softmax(wanted_SV)
         kl += float((np.exp(wanted_SV) * (wanted_SV - given_SV)).sum())
+        rows = np.arange(len(window) - 1)
+        nats += float((wanted_SV - given_SV)[rows, list(window[1:])].sum())
         positions += len(window)
-    return Agreement(same / positions, kl / positions)
+    return Agreement(same / positions, kl / positions, math.exp(nats / (positions - len(windows))))
+
+
+def greedy_agreement(reference: Logits, prompt: Sequence[int], answer: Sequence[int]) -> float:
+    """Share of an artifact's greedy answer that the float subnet would have written too, after the same tokens."""
+    wanted_SV = reference([*prompt, *answer])[len(prompt) - 1 : -1]
+    return float((wanted_SV.argmax(-1) == np.array(answer)).mean())
 
 
 def _log_likelihoods(logits_SV: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -1,16 +1,12 @@
-"""What a subnet costs on a device: predicted from the device's figures, or measured by running it.
+"""What a subnet costs on a device, predicted from the device's figures.
 
 Decoding reads every weight once a token, so it is bound by memory bandwidth; reading a prompt is bound by arithmetic.
 """
 
 from __future__ import annotations
 
-import resource
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from components import family
@@ -29,8 +25,18 @@ class Weights:
     kv_bytes_a_token: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], layers: Iterable[tuple[bool, int]]) -> Weights:
-        """From a Llama-like `config.json` of the base, and (attends, FFN neurons) of every layer that is kept."""
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        layers: Iterable[tuple[bool, int]],
+        *,
+        cached_value_bytes: int = 4,
+        ties: bool = True,
+    ) -> Weights:
+        """From a Llama-like `config.json` of the base, and (attends, FFN neurons) of every layer that is kept.
+
+        `ties` is false for a runtime that keeps a table for the embedding and one for the head, even of a tied model.
+        """
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head_dim = config.get("head_dim") or hidden // heads
         key_value = (config.get("num_key_value_heads") or heads) * head_dim
@@ -40,8 +46,8 @@ class Weights:
         return cls(
             layers=attending * family.attention_weights(config) + neurons * family.neuron_weights(config),
             embedding=config["vocab_size"] * hidden,
-            tied=bool(config.get("tie_word_embeddings")),
-            kv_bytes_a_token=2 * attending * key_value * 4,
+            tied=ties and bool(config.get("tie_word_embeddings")),
+            kv_bytes_a_token=2 * attending * key_value * cached_value_bytes,
         )
 
 
@@ -72,57 +78,3 @@ def predict(
         size_mb=size_mb,
         memory_mb=size_mb + kv_mb,
     )
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Raw samples of a run; the medians are what is quoted."""
-
-    ttft_ms_samples: tuple[float, ...]
-    tpot_ms_samples: tuple[float, ...]
-    peak_memory_mb: float
-    """Peak resident memory of the measuring process, runtime included."""
-    threads: int
-
-    @property
-    def ttft_ms(self) -> float:
-        return statistics.median(self.ttft_ms_samples)
-
-    @property
-    def tpot_ms(self) -> float:
-        return statistics.median(self.tpot_ms_samples)
-
-
-def measure(
-    generate: Callable[[Sequence[int], int], Iterator[int]],
-    prompt: Sequence[int],
-    new_tokens: int,
-    runs: int,
-    threads: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Latency:
-    """Time `runs` greedy generations after one that warms up; raises ValueError when generation stops at once."""
-    ttft, tpot = [], []
-    for run in range(runs + 1):
-        started = clock()
-        stamps = [clock() for _ in generate(prompt, new_tokens)]
-        if len(stamps) < 2:
-            raise ValueError(f"the model wrote {len(stamps)} tokens after the benchmark prompt; at least 2 are needed")
-        if run:
-            ttft.append((stamps[0] - started) * 1000)
-            tpot.append((stamps[-1] - stamps[0]) * 1000 / (len(stamps) - 1))
-    return Latency(tuple(ttft), tuple(tpot), peak_memory_mb(), threads)
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory of this program.
-
-    Linux's `ru_maxrss` also counts what the process was before it became this program, so a child of a large parent starts
-    with the parent's; `VmHWM` does not.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

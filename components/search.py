@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from components.latency import Cost
 from components.shape import AnyShape
 
+CHOSEN, WORSE = "chosen", "higher perplexity"
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """`perplexity` is the float subnet's on validation text times what the quantization is known to cost; `top_1` is the
-    share of tokens on which the quantization is known to agree with float."""
+    """`perplexity` is the float subnet's on validation text times what the quantization is known to cost."""
 
     shape: AnyShape
     quantization: str
     perplexity: float
     cost: Cost
-    top_1: float = 1.0
+    unfit: str | None = None
+    """Why it would not pass verification, as far as that is known before it is built."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,15 @@ def choose(
     candidates: Iterable[Candidate],
     max_tpot_ms: float | None,
     max_memory_mb: float | None,
-    min_top_1: float = 0.0,
 ) -> tuple[Candidate, tuple[Verdict, ...]]:
-    """The candidate of least perplexity within the budget, the faster of equals; raises NothingFitsError.
-
-    A quantization known to agree with float on fewer than `min_top_1` of tokens would not pass verification, so it is
-    not built at all.
-    """
+    """The candidate of least perplexity within the budget, the faster of equals; raises NothingFitsError."""
     ranked = sorted(candidates, key=lambda c: (c.perplexity, c.cost.tpot_ms))
     verdicts, chosen = [], None
     for candidate in ranked:
-        reason = _excess(candidate, max_tpot_ms, max_memory_mb)
-        if candidate.top_1 < min_top_1:
-            reason = f"agrees with float on {candidate.top_1:.0%} of tokens, under {min_top_1:.0%}"
+        reason = candidate.unfit or _excess(candidate, max_tpot_ms, max_memory_mb)
         if reason is None and chosen is None:
-            chosen, reason = candidate, "chosen"
-        verdicts.append(Verdict(candidate, reason or "higher perplexity"))
+            chosen, reason = candidate, CHOSEN
+        verdicts.append(Verdict(candidate, reason or WORSE))
     if chosen is None:
         near = min(ranked, key=lambda c: c.cost.tpot_ms)
         limits = [f"{max_tpot_ms:g} ms a token"] if max_tpot_ms else []

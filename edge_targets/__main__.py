@@ -2,6 +2,7 @@
 
 python -m edge_targets package x86_avx512 --checkpoint DIR --shape d24w75 --quantization int8 --context 2048 --out DIR
 python -m edge_targets measure x86_avx512 --package DIR --evaluation DIR --out FILE
+python -m edge_targets inspect android_vulkan --package DIR --out FILE
 python -m edge_targets reference --checkpoint DIR --evaluation DIR --out FILE
 """
 
@@ -25,8 +26,12 @@ from edge_targets._target import PackageError, PackageRequest
 
 def package(given: argparse.Namespace) -> None:
     target = edge_targets.load(given.target)
-    request = PackageRequest(given.checkpoint, parse_shape(given.shape), given.quantization, given.context)
-    target.quantization(request.quantization)
+    text_WT = None
+    if target.quantization(given.quantization).grid is not None and given.calibration is not None:
+        from components.data import Data
+
+        text_WT = Data.load(given.calibration).spread(given.calibration_windows)
+    request = PackageRequest(given.checkpoint, parse_shape(given.shape), given.quantization, given.context, text_WT)
     refusal = target.refuses(request.shape)
     if refusal:
         raise PackageError(f"{target.name} cannot run {request.shape}: {refusal}")
@@ -44,6 +49,20 @@ def measure(given: argparse.Namespace) -> None:
     _write(
         given.out,
         measured(target, given.package, given.evaluation, given.checkpoint, settings, given.threads, advance),
+    )
+
+
+def inspect(given: argparse.Namespace) -> None:
+    """What is known of a package that cannot run here: its own facts, its size, and what its target finds in it."""
+    from edge_targets._device import facts
+
+    target = edge_targets.load(given.target)
+    known = facts.read(given.package)
+    found = {} if target.inspect is None else dict(target.inspect(given.package))
+    size_mb = sum(path.stat().st_size for path in given.package.rglob("*") if path.is_file()) / 1e6
+    why = target.cannot_run_here
+    _write(
+        given.out, {"measured_on": "predicted", "why": why, "size_mb": size_mb, "package": dict(known), "found": found}
     )
 
 
@@ -71,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     packaging.add_argument("--shape", required=True)
     packaging.add_argument("--quantization", required=True)
     packaging.add_argument("--context", type=int, required=True)
+    packaging.add_argument("--calibration", type=Path, help="a data folder, for quantizations that are calibrated")
+    packaging.add_argument("--calibration-windows", type=int, default=32)
     packaging.add_argument("--out", type=Path, required=True)
     packaging.set_defaults(run=package)
     measuring = verbs.add_parser("measure")
@@ -82,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--agreement-windows", type=int, default=2)
     measuring.add_argument("--threads", type=int, default=os.cpu_count())
     measuring.set_defaults(run=measure)
+    inspecting = verbs.add_parser("inspect")
+    inspecting.add_argument("target")
+    inspecting.add_argument("--package", type=Path, required=True)
+    inspecting.add_argument("--out", type=Path, required=True)
+    inspecting.set_defaults(run=inspect)
     referring = verbs.add_parser("reference")
     referring.add_argument("--checkpoint", type=Path, required=True)
     referring.set_defaults(run=reference)

@@ -1,28 +1,29 @@
 """An ordinary Hugging Face checkpoint as a package of one ExecuTorch program: what the phone targets ship.
 
-The program's attention calls ExecuTorch's own operators, which write keys and values into caches that belong to the
-program; its linear layers go to XNNPACK, weights in 4 or 8 bits and activations in 8, quantized as they come. The program
-answers to the names that ExecuTorch's text runner asks for, so a phone app runs it with no code of ours.
+The program's caches are its own, written by ExecuTorch's operator for it; the rest goes to one backend, quantized as that
+backend multiplies. A backend is a module `_executorch_<name>` with a `Decoder`, `quantize` and `lower`. The program answers
+to the names that ExecuTorch's text runner asks for, so a phone app runs it with no code of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.checkpoint import architecture_of, layers_of
 from components.quiet import quiet_libraries
 from edge_targets import _package
-from edge_targets._target import Package, PackageError, PackageRequest, Quantization
+from edge_targets._target import Grid, Package, PackageError, PackageRequest, Quantization
 
 if TYPE_CHECKING:
-    from edge_targets._executorch_program import Decoder
+    from edge_targets._executorch_weights import Codes
 
 MODEL_FILE = "model.pte"
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -30,44 +31,104 @@ GROUP_SIZE = 32
 _ROPE_TYPES = ("default", "linear", "llama3")
 QUANTIZATIONS = (
     Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022, top_1=0.916),
-    Quantization("8da4w", linear_bits=4.5, embedding_bits=9.0, perplexity_ratio=1.56, top_1=0.612),
+    Quantization(
+        "8da4w",
+        linear_bits=4.5,
+        embedding_bits=9.0,
+        perplexity_ratio=1.088,
+        top_1=0.775,
+        grid=Grid(4, GROUP_SIZE, positive=True, scales="bfloat16"),
+    ),
 )
-"""XNNPACK keeps the scales of 4-bit groups in 16 bits; the head is of 4 bits too."""
+"""XNNPACK's: the scales of 4-bit groups take 16 bits; the head is of 8 bits in both."""
+VULKAN = (
+    Quantization("8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.003, top_1=0.958),
+    Quantization(
+        "8da4w",
+        linear_bits=5.0,
+        embedding_bits=9.0,
+        perplexity_ratio=1.071,
+        top_1=0.8,
+        grid=Grid(4, GROUP_SIZE, positive=True),
+    ),
+)
+"""Scales of 4-bit groups take 32 bits. Quality, here and for Core ML, is torch's with the same codes and
+scales (`benchmarks/phone_weights.py`)."""
+COREML = (
+    Quantization("8w", linear_bits=8.1, embedding_bits=8.1, perplexity_ratio=1.006, top_1=0.958),
+    Quantization(
+        "4w",
+        linear_bits=4.5,
+        embedding_bits=8.1,
+        perplexity_ratio=1.06,
+        top_1=0.81,
+        grid=Grid(4, GROUP_SIZE, positive=True, scales="float16"),
+    ),
+)
+"""Embedding and head of a tied model are one constant."""
+Backend = Literal["xnnpack", "vulkan", "coreml"]
+OFFERED: dict[Backend, tuple[Quantization, ...]] = {"xnnpack": QUANTIZATIONS, "vulkan": VULKAN, "coreml": COREML}
+_VARIES = "coremltools writes new identifiers, the date and fields in any order into every build; weights are the same"
 _log = logging.getLogger("amoeba.package")
 
 
-def package(request: PackageRequest, out: Path, *, target: str) -> Package:
+def package(request: PackageRequest, out: Path, *, target: str, backend: Backend = "xnnpack") -> Package:
     """Write `model.pte` and everything a device needs beside it into the empty folder `out`.
 
     Raises PackageError for a checkpoint of another family, for widths that the quantization does not divide, and when
     anything that should have been quantized or lowered was not.
     """
-    config = _checked_config(request)
+    config = _checked_config(request, backend)
     import torch
 
     with _quiet(), torch.no_grad():
-        from edge_targets._executorch_program import export, lower, quantize
+        from components.reference import load_checkpoint
+        from edge_targets._executorch_program import export
 
+        lowering: Any = importlib.import_module(f"edge_targets._executorch_{backend}")
         with _said("loading"):
-            decoder = _decoder(request.checkpoint, request.context_length)
+            decoder = lowering.Decoder(load_checkpoint(request.checkpoint), request.context_length)
         with _said("quantizing"):
-            quantize(decoder, request.quantization, GROUP_SIZE)
+            lowering.quantize(decoder, request.quantization, GROUP_SIZE, calibrated_codes(request, backend))
         with _said("exporting"):
             exported, most_positions = export(decoder)
         with _said("lowering"):
-            program = lower(exported, _metadata(request, config, most_positions))
+            program = lowering.lower(exported, _metadata(request, config, most_positions))
         with _said("writing"), (out / MODEL_FILE).open("wb") as file:
             program.write_to_file(file)
-    return _package.complete(request, out, target=target, runtime="executorch", model_files=[MODEL_FILE])
+    return _package.complete(
+        request,
+        out,
+        target=target,
+        runtime="executorch",
+        runner="executorch_runner",
+        model_files=[MODEL_FILE],
+        varies={MODEL_FILE: _VARIES} if backend == "coreml" else None,
+        bytes_per_cached_value=lowering.Decoder.layer_type.cache_dtype.itemsize,
+    )
 
 
-def _checked_config(request: PackageRequest) -> dict[str, Any]:
+def calibrated_codes(request: PackageRequest, backend: Backend) -> dict[str, Codes]:
+    """The codes of a quantization that is calibrated, by the layer's name in the checkpoint; none for the others."""
+    (grid,) = (known.grid for known in OFFERED[backend] if known.name == request.quantization)
+    if grid is None:
+        return {}
+    from torch import from_numpy
+
+    from edge_targets._executorch_weights import Codes
+    from edge_targets._rounding import calibrated
+
+    rounded = calibrated(request, grid)
+    return {name: Codes(from_numpy(one.codes_NK), from_numpy(one.scales_NB)) for name, one in rounded.items()}
+
+
+def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((request.checkpoint / "config.json").read_text())
     given = architecture_of(config)
     if given not in ARCHITECTURES:
         raise PackageError(f"ExecuTorch packages are made of {', '.join(ARCHITECTURES)}; the checkpoint is a {given}")
-    if request.quantization not in {quantization.name for quantization in QUANTIZATIONS}:
-        offered = ", ".join(quantization.name for quantization in QUANTIZATIONS)
+    if request.quantization not in {quantization.name for quantization in OFFERED[backend]}:
+        offered = ", ".join(quantization.name for quantization in OFFERED[backend])
         raise PackageError(f"no quantization is called {request.quantization!r}; offered are {offered}")
     for name, width in _grouped_widths(config, request.quantization):
         if width % GROUP_SIZE:
@@ -93,25 +154,15 @@ def _checked_config(request: PackageRequest) -> dict[str, Any]:
 
 
 def _grouped_widths(config: dict[str, Any], quantization: str) -> list[tuple[str, int]]:
-    """Widths of the rows that are stored in groups: the embedding's, and with 4 bits those of every linear layer."""
+    """Widths of the rows that are stored in groups: the embedding's, and with 4 bits those of the layers."""
     embedding = ("hidden_size", config["hidden_size"])
-    if quantization == "8da8w":
+    if "8w" in quantization:
         return [embedding]
     heads = config["num_attention_heads"]
     attention = heads * (config.get("head_dim") or config["hidden_size"] // heads)
     widths = sorted({neurons for _, neurons in layers_of(config)})
     feed_forward = [("intermediate_size", width) for width in widths]
     return [embedding, *feed_forward, ("num_attention_heads * head_dim", attention)]
-
-
-def _decoder(checkpoint: Path, context_length: int) -> Decoder:
-    from components.reference import load_checkpoint
-    from edge_targets._executorch_program import Decoder
-
-    model = load_checkpoint(checkpoint)
-    # A padding index keeps the embedding from being quantized.
-    model.get_input_embeddings().padding_idx = None  # type: ignore[assignment]
-    return Decoder(model, context_length)
 
 
 def _metadata(request: PackageRequest, config: dict[str, Any], most_positions: int) -> dict[str, Any]:

@@ -6,18 +6,17 @@ for the comparison.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components import latency
 from components.data import load_evaluation
-from components.evaluate import Logits, agreement, multiple_choice, perplexity
+from components.evaluate import Logits, agreement, greedy_agreement, multiple_choice, perplexity
+from edge_targets._device import facts
+from edge_targets._device.bench import bench
+from edge_targets._device.text import Text
 from edge_targets._target import Target
-from edge_targets._text import Text
 
 GREEDY_QUESTION = "What is the capital of France?"
 _GREEDY_TOKENS = 32
@@ -45,17 +44,20 @@ def measure(
     """Every figure with its raw samples, as JSON values; `agreement` only where the float checkpoint is given."""
     windows_WT, questions = load_evaluation(evaluation)
     windows = windows_WT.tolist()
-    runner = target.load(package, threads)
-    prompt = windows[0][: latency.PROMPT_TOKENS]
-    speed = latency.measure(runner.generate, prompt, settings.new_tokens, settings.runs, threads)
-    text = Text(package)
-    answer = list(runner.generate(text.chat([{"role": "user", "content": GREEDY_QUESTION}]), _GREEDY_TOKENS))
+    runner, text = facts.load(package, threads), Text(package)
+    speed = bench(
+        package,
+        runner,
+        threads,
+        settings.runs,
+        settings.new_tokens,
+        lambda done, total: progress("latency", done, total),
+    )
+    question = text.chat([{"role": "user", "content": GREEDY_QUESTION}])
+    answer = list(runner.generate(question, _GREEDY_TOKENS))
     figures = {
-        "target": target.name,
+        **speed,
         "measured_on": "host",
-        "host": host(),
-        "latency": {**asdict(speed), "ttft_ms": speed.ttft_ms, "tpot_ms": speed.tpot_ms},
-        "size_mb": sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) / 1e6,
         "answer": {"question": GREEDY_QUESTION, "text": text.decode(answer)},
         **quality(runner.logits, windows, questions, progress),
     }
@@ -65,8 +67,12 @@ def measure(
         quiet_libraries()
         from components.reference import load_checkpoint, logits_of
 
-        compared = windows[: settings.agreement_windows]
-        figures["agreement"] = asdict(agreement(runner.logits, logits_of(load_checkpoint(checkpoint)), compared))
+        exact = logits_of(load_checkpoint(checkpoint))
+        written = list(runner.generate(question, _GREEDY_TOKENS, to_the_end=True))
+        figures["agreement"] = {
+            **asdict(agreement(runner.logits, exact, windows[: settings.agreement_windows])),
+            "greedy": greedy_agreement(exact, question, written),
+        }
     return figures
 
 
@@ -80,15 +86,3 @@ def quality(
         "perplexity": {"value": read.value, "nats": read.nats},
         "accuracy": {"value": answered.value, "interval": answered.interval, "correct": answered.correct},
     }
-
-
-def host() -> dict[str, Any]:
-    """The machine these figures were taken on; latency is comparable only where it is the same."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        named = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = named[0] if named else model
-    return {"processor": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}

@@ -15,17 +15,18 @@ positions whose logits are wanted: prefill pays the head for one), and `past_key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_targets._onnx_blocks import Floats, quantize
+from edge_targets._decoder_graph import DecoderGraph
+from edge_targets._onnx_blocks import Floats, pack
 from edge_targets._onnx_decoder import Decoder
-from edge_targets._target import PackageError
+
+if TYPE_CHECKING:
+    from edge_targets._rounding import Rounded
 
 _CONTRIB = "com.microsoft"
 _CONTRIB_OPERATORS = {
@@ -49,14 +50,20 @@ class Storage:
     block: int
 
 
-def build(decoder: Decoder, storage: Storage, tensor: Callable[[str], Floats | None]) -> Any:
+def build(
+    decoder: Decoder,
+    storage: Storage,
+    tensor: Callable[[str], Floats | None],
+    rounded: Mapping[str, Rounded] | None = None,
+) -> Any:
     """The ModelProto, weights inside; raises PackageError for a weight that is missing or not finite.
 
-    `tensor` reads a weight of the checkpoint by name in float32, or returns None where there is none.
+    `tensor` reads a weight of the checkpoint by name in float32, or returns None where there is none. Modules that are
+    `rounded` already keep their codes; the others' weights are rounded to nearest.
     """
     from onnx import TensorProto, helper
 
-    graph = _Graph(decoder, storage, tensor)
+    graph = _Graph(decoder, storage, tensor, rounded or {})
     graph.decode()
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "tokens"]),
@@ -76,44 +83,30 @@ def build(decoder: Decoder, storage: Storage, tensor: Callable[[str], Floats | N
     )
 
 
-class _Graph:
-    """Grows node by node; a method named after a part of the model returns the name of the value it made."""
+class _Graph(DecoderGraph):
+    """The decoder in ONNX Runtime's own operators."""
 
-    def __init__(self, decoder: Decoder, storage: Storage, tensor: Callable[[str], Floats | None]) -> None:
-        self.decoder = decoder
+    domains: ClassVar[Mapping[str, str]] = dict.fromkeys(_CONTRIB_OPERATORS, _CONTRIB)
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        storage: Storage,
+        tensor: Callable[[str], Floats | None],
+        rounded: Mapping[str, Rounded],
+    ) -> None:
+        super().__init__(decoder, tensor, rounded)
         self.storage = storage
-        self.tensor = tensor
-        self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
         self.weights: dict[str, tuple[str, int, int]] = {}
 
-    def decode(self) -> None:
-        """From token ids to logits; the residual stream travels in the skip norms' second result."""
-        decoder = self.decoder
-        for name, cache in zip(("cos_cache", "sin_cache"), decoder.rotary_caches(), strict=True):
+    def _prepare(self) -> None:
+        for name, cache in zip(("cos_cache", "sin_cache"), self.decoder.rotary_caches(), strict=True):
             self._constant(name, cache)
-        blocks = list(self._blocks())
-        norms_after = [*(norm for norm, _ in blocks[1:]), "model.norm"]
-        residual = self._embedding()
-        hidden = self._norm(blocks[0][0], residual)
-        for (_, block), norm_after in zip(blocks, norms_after, strict=True):
-            hidden, residual = self._skip_norm(norm_after, block(hidden), residual)
+
+    def _head(self, hidden: str, module: str) -> None:
         to_the_end, of_tokens = self._constant("last", np.array([2**62])), self._constant("token_axis", np.array([1]))
         wanted = self._node("Slice", [hidden, "logits_from", to_the_end, of_tokens], "wanted")
-        self._linear(
-            wanted, ["model.embed_tokens" if decoder.tied else "lm_head"], "logits", self.storage.embedding_bits
-        )
-
-    def _blocks(self) -> Iterator[tuple[str, Callable[[str], str]]]:
-        """Every attention and FFN that is there, with the norm before it; caches are numbered among those that attend."""
-        cache = 0
-        for layer, (attends, feeds_forward) in enumerate(self.decoder.layers):
-            prefix = f"model.layers.{layer}"
-            if attends:
-                yield f"{prefix}.input_layernorm", partial(self._attention, cache, f"{prefix}.self_attn")
-                cache += 1
-            if feeds_forward:
-                yield f"{prefix}.post_attention_layernorm", partial(self._feed_forward, f"{prefix}.mlp")
+        self._product(wanted, [module], "logits", self.storage.embedding_bits)
 
     def _embedding(self) -> str:
         table, _, _ = self._weight(["model.embed_tokens"], self.storage.embedding_bits)
@@ -142,7 +135,7 @@ class _Graph:
 
     def _attention(self, cache: int, prefix: str, hidden: str) -> str:
         projections = [f"{prefix}.{part}_proj" for part in "qkv"]
-        packed = self._linear(hidden, projections, f"{prefix}.qkv", self.storage.linear_bits)
+        packed = self._linear(hidden, projections, f"{prefix}.qkv")
         past = [f"past_key_values.{cache}.key", f"past_key_values.{cache}.value"]
         present = [f"present.{cache}.key", f"present.{cache}.value"]
         attended = self._node(
@@ -154,17 +147,7 @@ class _Graph:
             kv_num_heads=self.decoder.key_value_heads,
             do_rotary=1,
         )
-        return self._linear(attended, [f"{prefix}.o_proj"], f"{prefix}.out", self.storage.linear_bits)
-
-    def _feed_forward(self, prefix: str, hidden: str) -> str:
-        projections = [f"{prefix}.gate_proj", f"{prefix}.up_proj"]
-        both = self._linear(hidden, projections, f"{prefix}.both", self.storage.linear_bits)
-        gate, up = f"{prefix}.gate", f"{prefix}.up"
-        self._node("Split", [both], gate, up, axis=-1, num_outputs=2)
-        sigmoid = self._node("Sigmoid", [gate], f"{prefix}.sigmoid")
-        silu = self._node("Mul", [gate, sigmoid], f"{prefix}.silu")
-        gated = self._node("Mul", [silu, up], f"{prefix}.gated")
-        return self._linear(gated, [f"{prefix}.down_proj"], f"{prefix}.out", self.storage.linear_bits)
+        return self._linear(attended, [f"{prefix}.o_proj"], f"{prefix}.out")
 
     def _norm(self, module: str, value: str) -> str:
         gain = self._constant(f"{module}.weight", self._wanted(f"{module}.weight"))
@@ -172,7 +155,6 @@ class _Graph:
         return self._node("SimplifiedLayerNormalization", [value, gain], f"{module}.out", axis=-1, epsilon=epsilon)
 
     def _skip_norm(self, module: str, value: str, residual: str) -> tuple[str, str]:
-        """(normalized sum, sum) of `value` and `residual`."""
         gain = self._constant(f"{module}.weight", self._wanted(f"{module}.weight"))
         normalized, total = f"{module}.out", f"{module}.residual"
         outputs = (normalized, "", "", total)
@@ -180,8 +162,10 @@ class _Graph:
         self._node("SkipSimplifiedLayerNormalization", [value, residual, gain], *outputs, epsilon=epsilon)
         return normalized, total
 
-    def _linear(self, value: str, modules: Sequence[str], output: str, bits: int) -> str:
-        """One product with the modules' weights stacked along their outputs, and their biases where they have any."""
+    def _linear(self, value: str, modules: Sequence[str], output: str) -> str:
+        return self._product(value, modules, output, self.storage.linear_bits)
+
+    def _product(self, value: str, modules: Sequence[str], output: str, bits: int) -> str:
         weight, outputs, inputs = self._weight(modules, bits)
         bias = self._bias(modules)
         if bits == 32:
@@ -203,44 +187,17 @@ class _Graph:
         """The modules' weights stacked, as (initializer, outputs, inputs); one already there is shared."""
         name = "+".join(modules)
         if name not in self.weights:
-            weight_NK = np.concatenate([self._wanted(f"{module}.weight") for module in modules])
+            weight_NK = self._stacked(modules)
             self.weights[name] = (name, *weight_NK.shape)
             if bits == 32:
                 self._constant(name, weight_NK)
             else:
-                packed_NBC, scales_NB = quantize(weight_NK, bits, self.storage.block)
-                self._constant(name, packed_NBC)
+                codes_NK, scales_NB = self._codes(modules, bits, self.storage.block)
+                self._constant(name, pack(codes_NK, bits, self.storage.block))
                 self._constant(f"{name}.scales", scales_NB)
         return self.weights[name]
 
     def _bias(self, modules: Sequence[str]) -> str:
-        """The modules' biases stacked, zero for one without; an empty name where none has any."""
-        biases = [self.tensor(f"{module}.bias") for module in modules]
-        if all(bias is None for bias in biases):
-            return ""
-        outputs = [len(self._wanted(f"{module}.weight")) for module in modules]
-        stacked = [np.zeros(n, np.float32) if bias is None else bias for bias, n in zip(biases, outputs, strict=True)]
-        return self._constant(f"{'+'.join(modules)}.bias", np.concatenate(stacked))
-
-    def _wanted(self, name: str) -> Floats:
-        tensor = self.tensor(name)
-        if tensor is None:
-            raise PackageError(f"the checkpoint has no weight {name}; was it saved whole?")
-        if not np.isfinite(tensor).all():
-            raise PackageError(f"the checkpoint's {name} holds a number that is not finite; train or extract it again")
-        return tensor
-
-    def _constant(self, name: str, array: NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def _node(self, operator: str, inputs: Sequence[str], output: str, *more_outputs: str, **attributes: Any) -> str:
-        """Add one operator; returns the name of its first output."""
-        from onnx import helper
-
-        domain = _CONTRIB if operator in _CONTRIB_OPERATORS else ""
-        outputs = [output, *more_outputs]
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name=output, domain=domain, **attributes))
-        return output
+        """The modules' biases stacked; an empty name where none has any."""
+        bias = self._stacked_bias(modules)
+        return "" if bias is None else self._constant(f"{'+'.join(modules)}.bias", bias)

@@ -14,28 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from components.checkpoint import layers_of
+from edge_targets import _device
+from edge_targets._device.facts import FORMAT_VERSION, ONLY_FOR, PACKAGE_FILE, RUNNERS
 from edge_targets._target import Package, PackageError, PackageRequest
 
-FORMAT_VERSION = 1
-PACKAGE_FILE = "package.json"
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 _COPIED_TEXTS = ("chat_template.jinja", "LICENSE", "README.md")
-_FIELDS = {
-    "format_version": int,
-    "target": str,
-    "runtime": dict,
-    "shape": str,
-    "quantization": str,
-    "context_length": int,
-    "vocab_size": int,
-    "eos_token_ids": list,
-    "model_files": list,
-    "memory_mb": dict,
-}
+DEVICE_FOLDER = "device"
+"""What runs and measures the package; see `edge_targets._device`."""
+_SCRIPTS = {"run.py": "run", "bench.py": "bench_here"}
 
 
-def complete(request: PackageRequest, out: Path, *, target: str, runtime: str, model_files: Sequence[str]) -> Package:
-    """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing."""
+def complete(
+    request: PackageRequest,
+    out: Path,
+    *,
+    target: str,
+    runtime: str,
+    runner: str,
+    model_files: Sequence[str],
+    bytes_per_cached_value: int = 4,
+    varies: Mapping[str, str] | None = None,
+) -> Package:
+    """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing.
+
+    `varies` says which files another build of the same would write otherwise, and why; `bytes_per_cached_value` is of
+    the KV cache.
+    """
     for name in model_files:
         file = out / name
         if not file.is_file() or file.stat().st_size == 0:
@@ -47,10 +52,11 @@ def complete(request: PackageRequest, out: Path, *, target: str, runtime: str, m
         shutil.copyfile(source, out / name)
     config = json.loads((out / "config.json").read_text())
     weights_mb = sum((out / name).stat().st_size for name in model_files) / 1e6
-    kv_cache_mb = kv_cache_bytes(config, request.context_length) / 1e6
+    kv_cache_mb = kv_cache_bytes(config, request.context_length, bytes_per_cached_value) / 1e6
     facts = {
         "format_version": FORMAT_VERSION,
         "target": target,
+        "runner": runner,
         "runtime": {"name": runtime, "version": importlib.metadata.version(runtime)},
         "shape": str(request.shape),
         "quantization": request.quantization,
@@ -58,27 +64,35 @@ def complete(request: PackageRequest, out: Path, *, target: str, runtime: str, m
         "vocab_size": config["vocab_size"],
         "eos_token_ids": _eos_token_ids(out, config),
         "model_files": list(model_files),
+        **({"varies": dict(varies)} if varies else {}),
         "memory_mb": {"weights": round(weights_mb, 1), "kv_cache": round(kv_cache_mb, 1)},
     }
     (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    _copy_device_code(out / DEVICE_FOLDER, runner)
     return Package(out)
 
 
-def read(folder: Path) -> Mapping[str, Any]:
-    """`package.json`, its fields checked; raises PackageError when the folder is not a package of this format."""
-    path = folder / PACKAGE_FILE
-    if not path.is_file():
-        raise PackageError(f"{folder} is not a package: it has no {PACKAGE_FILE}; `amoeba pull` fetches one")
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise PackageError(f"{path} is not JSON ({error}); pull the package again") from error
-    for name, kind in _FIELDS.items():
-        if not isinstance(facts, dict) or not isinstance(facts.get(name), kind):
-            raise PackageError(f"{path} holds no valid {name!r}; pull the package again")
-    if facts["format_version"] != FORMAT_VERSION:
-        raise PackageError(f"{path} is of format {facts['format_version']}; this version reads {FORMAT_VERSION}")
-    return facts
+def rename(package: Path, out: Path, target: str) -> None:
+    """The same package for another target of its family, copied into the empty folder `out`: the registry takes no links."""
+    shutil.copytree(package, out, dirs_exist_ok=True)
+    facts = {**json.loads((out / PACKAGE_FILE).read_text()), "target": target}
+    (out / PACKAGE_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+
+def _copy_device_code(to: Path, runner: str) -> None:
+    """The package's own way to run: what every package needs, and the one runner that this one names.
+
+    The two scripts leave no compiled files behind, which would be files that the manifest does not list.
+    """
+    to.mkdir()
+    for source in sorted(Path(_device.__file__).parent.glob("*.py")):
+        if (source.stem not in RUNNERS or source.stem == runner) and ONLY_FOR.get(source.stem, runner) == runner:
+            shutil.copyfile(source, to / source.name)
+    for script, verb in _SCRIPTS.items():
+        (to.parent / script).write_text(
+            "import sys\n\nsys.dont_write_bytecode = True\n\n"
+            f"from device.command import {verb}  # noqa: E402\n\nraise SystemExit({verb}())\n"
+        )
 
 
 def kv_cache_bytes(config: Mapping[str, Any], context_length: int, bytes_per_value: int = 4) -> int:

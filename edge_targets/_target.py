@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.shape import AnyShape
+from edge_targets._device.facts import PackageError
 
-
-class PackageError(Exception):
-    """A package could not be made, or is not what it says; the message names the reason and the next step."""
-
-
-class Runner(Protocol):
-    """A loaded artifact: the device's own runtime behind two calls. Nothing but the package's files is read."""
-
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Next-token logits after every position, shape [tokens, vocabulary], from an empty KV cache."""
-        ...
-
-    def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-        """Greedy continuation, one token at a time, from an empty KV cache; ends after an end-of-sequence token."""
-        ...
+__all__ = ["Budget", "Device", "Grid", "Package", "PackageError", "PackageRequest", "Quantization", "Target"]
 
 
 @dataclass(frozen=True)
 class Device:
     """The figures latency and memory are predicted from; where they come from is said in the target's file."""
 
+    machine: str
+    """As its kernel calls it: `x86_64`, `aarch64`; on a phone or Jetson alike."""
     cores: int
     memory_mb: int
     bandwidth_gb_s: float
@@ -59,6 +48,19 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Which codes and scales a runtime takes, for weights that are rounded on calibration text (`_rounding`)."""
+
+    bits: int
+    block: int
+    """Inputs that share a scale."""
+    positive: bool = False
+    """Whether scales must be positive."""
+    scales: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What the runtime keeps them in."""
+
+
+@dataclass(frozen=True)
 class Quantization:
     """One way to store weights: the average bits a weight takes, scales included, and what that costs."""
 
@@ -69,6 +71,8 @@ class Quantization:
     """Perplexity against float, as measured on SmolLM2-135M; a first guess for other bases."""
     top_1: float = 1.0
     """Share of tokens on which it agrees with float, measured likewise."""
+    grid: Grid | None = None
+    """How the layers' weights are rounded on calibration text; None where each is rounded by itself, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class PackageRequest:
     shape: AnyShape
     quantization: str
     context_length: int
+    calibration_WT: NDArray[np.int32] | None = field(default=None, compare=False, repr=False)
+    """Text as token ids, [windows, tokens], for quantizations that are calibrated."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,20 @@ class Target:
     """The usual one first."""
     package: Callable[[PackageRequest, Path], Package]
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
-    load: Callable[[Path, int], Runner]
-    """(package folder, threads) -> Runner."""
+    cached_value_bytes: int = 4
+    """What one number of the KV cache takes."""
+    ties: bool = True
+    """Whether a tied embedding and head are one table in the package."""
+    family: str | None = None
+    """Targets of one family have packages that differ in the target's name alone: one is built and measured for all."""
     refuses: Callable[[AnyShape], str | None] = field(default=lambda shape: None)
     """Why this target cannot run a shape, or None when it can."""
     runtime_modules: tuple[str, ...] = ()
-    """Modules that must import for `load` to work; `amoeba doctor` looks for them."""
+    """Modules that must import for a package to run here; `amoeba doctor` looks for them."""
+    cannot_run_here: str | None = None
+    """Why no machine but the device runs its packages, or None where this one does."""
+    inspect: Callable[[Path], Mapping[str, Any]] | None = None
+    """What can be verified of a package that cannot run here; raises PackageError where it is not as it should be."""
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def quantization(self, name: str) -> Quantization:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_targets import _onnx, _onnxruntime
+from edge_targets import _onnx
 from edge_targets._target import Budget, Device, Target
 
 # An Intel N100 mini PC: 4 Gracemont cores, one channel of DDR4-3200 is 25.6 GB/s (Intel ARK), of which 70 % sustained.
 # Multiply-adds are an estimate, not a measurement: 16 a cycle and core through vpmaddubsw on three 128-bit ports,
 # 2.9 GHz with all cores busy, a third of that peak sustained (the AVX-512 kernels were seen to reach 37 % of theirs).
-_DEVICE = Device(cores=4, memory_mb=8192, bandwidth_gb_s=18.0, int8_gops=62.0)
+_DEVICE = Device(machine="x86_64", cores=4, memory_mb=8192, bandwidth_gb_s=18.0, int8_gops=62.0)
 
 TARGET = Target(
     name="x86_avx2",
@@ -21,7 +21,7 @@ TARGET = Target(
     extra="x86",
     quantizations=_onnx.QUANTIZATIONS,
     package=partial(_onnx.package, target="x86_avx2"),
-    load=_onnxruntime.load,
+    family="x86",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes={
         "kernels": "Run under QEMU's Haswell (AVX2, no AVX-512): SmolLM2-135M agreed with float as it does with VNNI; "

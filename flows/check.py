@@ -12,6 +12,7 @@ from typing import Literal
 
 from prefect import flow, task
 
+import edge_targets
 from components.frontier import Comparison, Point, Tolerances, compare
 from flows import data, measuring, tracking
 from flows.bases import Declared, declared, parameters
@@ -36,10 +37,14 @@ class Checked:
 
 @flow(name="check")
 def check(model: str, targets: Sequence[str] = (), baseline: str = PRODUCTION) -> tuple[Checked, ...]:
-    """Check every published package of a base, or those of `targets`."""
+    """Check every published package of a base that runs here, or those of `targets`."""
     base = declared(model)
     prefix = f"{base.name}--"
-    names = [name for name in tracking.store().models() if name.startswith(prefix)]
+    names = [
+        name
+        for name in tracking.store().models()
+        if name.startswith(prefix) and _cannot_run_here(name.removeprefix(prefix)) is None
+    ]
     wanted = [f"{prefix}{target}" for target in targets] or names
     return tuple(check_package(base, name, baseline) for name in wanted)
 
@@ -55,6 +60,9 @@ def overall(checked: Sequence[Checked]) -> Verdict:
 @task(task_run_name="check {registered_model}")
 def check_package(base: Declared, registered_model: str, baseline: str) -> Checked:
     """Pull, verify, measure and compare one package."""
+    why = _cannot_run_here(registered_model.removeprefix(f"{base.name}--"))
+    if why is not None:
+        return Checked(registered_model, "could not measure", reason=f"it runs on its device only: {why}")
     registry = tracking.store()
     folder = settings().cache / "checked" / registered_model
     try:
@@ -78,3 +86,8 @@ def check_package(base: Declared, registered_model: str, baseline: str) -> Check
             return Checked(registered_model, "could not measure", comparisons, reason)
     verdict: Verdict = "holds" if all(one.holds for one in comparisons) else "regressed"
     return Checked(registered_model, verdict, comparisons)
+
+
+def _cannot_run_here(target: str) -> str | None:
+    """Why nothing here runs a target's packages; None where something does, and for a target that is no longer there."""
+    return edge_targets.load(target).cannot_run_here if target in edge_targets.names() else None

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edge_targets
 from components.latency import Weights, predict
-from components.search import Candidate, NothingFitsError, Verdict, choose
+from components.search import CHOSEN, WORSE, Candidate, NothingFitsError, Verdict, choose
 from components.shape import AnyShape, parse_shape
 from flows.bases import Declared, parameters
 from flows.work import JobError
 
 if TYPE_CHECKING:
-    from edge_targets._target import Budget
+    from edge_targets._target import Budget, Quantization
+
+
+_BUILT = "built, and "
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,42 @@ class Choice:
     target: str
     shape: AnyShape
     quantization: str
+    context_length: int
+    """The one asked for, or the base's where that is shorter."""
+    max_memory_mb: float
     verdicts: tuple[Verdict, ...]
+    """Every candidate, best first."""
+
+    @property
+    def built(self) -> tuple[Verdict, ...]:
+        """Candidates that were built and then refused."""
+        return tuple(one for one in self.verdicts if one.reason.startswith(_BUILT))
+
+
+def next_best(choice: Choice, refusal: str) -> Choice:
+    """The choice once its candidate was built and refused; raises JobError with every refusal where none is left."""
+    verdicts = [replace(one, reason=f"{_BUILT}{refusal}") if one.reason == CHOSEN else one for one in choice.verdicts]
+    left = next((index for index, one in enumerate(verdicts) if one.reason == WORSE), None)
+    if left is None:
+        refused = "; ".join(f"{one.candidate.shape} {one.candidate.quantization} {one.reason}" for one in verdicts)
+        raise JobError(f"{choice.target}: nothing holds what was predicted of it: {refused}")
+    verdicts[left] = replace(verdicts[left], reason=CHOSEN)
+    candidate = verdicts[left].candidate
+    return replace(choice, shape=candidate.shape, quantization=candidate.quantization, verdicts=tuple(verdicts))
+
+
+def verification(quantization: str) -> dict[str, float]:
+    """How close to its float subnet a package of this quantization must be to be published; from `params.yaml`."""
+    limits = parameters()["verify"]
+    return {**limits["default"], **limits.get(quantization, {})}
+
+
+def _unfit(quantization: Quantization) -> str | None:
+    """Why no package of this quantization would pass verification, going by what is known of it."""
+    least = verification(quantization.name)["min_top_1"]
+    if quantization.top_1 >= least:
+        return None
+    return f"agrees with float on {quantization.top_1:.0%} of tokens, under {least:.0%}"
 
 
 def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budget | None = None) -> Choice:
@@ -33,14 +71,19 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
     target = edge_targets.load(target_name)
     supernet = json.loads((base.artifacts / "supernet" / "supernet.json").read_text())
     config = json.loads((base_folder / "config.json").read_text())
-    context = parameters()["package"]["context_length"]
+    context = min(parameters()["package"]["context_length"], config["max_position_embeddings"])
     candidates, refused = [], []
     for text, perplexity in supernet["validation_perplexity"].items():
         shape = parse_shape(text)
         if target.refuses(shape):
             refused.append(f"{shape}: {target.refuses(shape)}")
             continue
-        weights = Weights.of(config, ((attends, neurons) for _, attends, neurons in supernet["cuts"][text]))
+        weights = Weights.of(
+            config,
+            ((attends, neurons) for _, attends, neurons in supernet["cuts"][text]),
+            cached_value_bytes=target.cached_value_bytes,
+            ties=target.ties,
+        )
         for quantization in target.quantizations:
             cost = predict(
                 weights,
@@ -51,16 +94,14 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
                 context,
             )
             known = perplexity * quantization.perplexity_ratio
-            candidates.append(Candidate(shape, quantization.name, known, cost, quantization.top_1))
+            candidates.append(Candidate(shape, quantization.name, known, cost, _unfit(quantization)))
     if not candidates:
         raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
     usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
     full = max((candidate.cost for candidate in usual), key=lambda cost: cost.size_mb)
-    wanted = budget or target.budget
+    max_tpot_ms, max_memory_mb = (budget or target.budget).limits(full.tpot_ms, target.device.memory_mb)
     try:
-        chosen, verdicts = choose(
-            candidates, *wanted.limits(full.tpot_ms, target.device.memory_mb), parameters()["verify"]["min_top_1"]
-        )
+        chosen, verdicts = choose(candidates, max_tpot_ms, max_memory_mb)
     except NothingFitsError as error:
         raise JobError(f"{target.name}: {error}") from error
-    return Choice(target.name, chosen.shape, chosen.quantization, verdicts)
+    return Choice(target.name, chosen.shape, chosen.quantization, context, max_memory_mb, verdicts)

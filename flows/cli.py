@@ -54,6 +54,34 @@ def onboard(
 
 
 @app.command()
+def package(
+    model: Annotated[str, typer.Argument(help="A base of bases.yaml.")],
+    target: Annotated[str, typer.Argument(help="One of `amoeba targets`.")],
+    max_latency_ms: Annotated[float | None, typer.Option(min=0, help="Most milliseconds a token.")] = None,
+    max_memory_mb: Annotated[float | None, typer.Option(min=0, help="Most memory, KV cache included.")] = None,
+    alias: Annotated[str, typer.Option(help="The alias that the new version gets.")] = "candidate",
+    as_json: Json = False,
+) -> None:
+    """Build and publish the best subnet for a target within limits of your own; the target's when none are given.
+
+    \b
+    amoeba package smollm2-135m x86_avx2 --max-latency-ms 4
+    amoeba package smollm2-135m android_arm64 --max-memory-mb 200 --alias production
+    """
+    from edge_targets._target import Budget
+    from flows.package import package as run_package
+
+    given = max_latency_ms is not None or max_memory_mb is not None
+    released = run_package(model, target, Budget(max_latency_ms, max_memory_mb) if given else None, alias)
+    if as_json:
+        _print_json(released)
+    else:
+        from flows.tables import packaged
+
+        packaged(model, alias, released)
+
+
+@app.command()
 def pull(
     model: Annotated[str, typer.Argument(help="The base's name in the registry.")],
     target: Annotated[str, typer.Argument(help="One of `amoeba targets`.")],
@@ -164,6 +192,64 @@ def levels(
 
 
 @app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(help="A pulled artifact.")],
+    out: Annotated[Path | None, typer.Option(help="A file for the figures, which `amoeba measured` takes.")] = None,
+    runs: Annotated[int, typer.Option(min=3, help="Timed runs, after one that warms up.")] = 7,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens written a run.")] = 32,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores when not given.")] = None,
+) -> None:
+    """Measure an artifact on this machine: time to first token, time per token, memory, every sample.
+
+    \b
+    amoeba bench model --out bench.json
+    """
+    import os
+
+    from components.files import replace_text
+    from components.progress import progress
+    from edge_targets._device import facts
+    from edge_targets._device.bench import bench as measure
+    from registry.manifest import read_manifest
+
+    read_manifest(folder).verify(folder)
+    using = threads or os.cpu_count() or 1
+    figures = measure(folder, facts.load(folder, using), using, runs, new_tokens, progress("bench"))
+    if out is None:
+        _print_json(figures)
+    else:
+        replace_text(out, json.dumps(figures, indent=1) + "\n")
+        typer.echo(
+            f"{out}: {figures['latency']['ttft_ms']:.0f} ms to the first of {new_tokens} tokens, "
+            f"{figures['latency']['tpot_ms']:.1f} ms for each after it"
+        )
+
+
+@app.command()
+def measured(
+    file: Annotated[Path, typer.Argument(help="What `amoeba bench`, or `python -m device bench`, wrote on a device.")],
+    as_json: Json = False,
+) -> None:
+    """Take a device's figures into the registry, beside the version they were measured on.
+
+    \b
+    amoeba measured bench.json
+    """
+    from flows.measured import record
+
+    recorded = record(file)
+    if as_json:
+        _print_json(recorded)
+        return
+    was, now = recorded.before, recorded.after
+    typer.echo(
+        f"{recorded.version.registered_model} version {recorded.version.version} on {recorded.host}: "
+        f"{now.tpot_ms:.1f} ms a token ({was.measured_on} {was.tpot_ms:.1f}), "
+        f"{now.ttft_ms:.0f} ms to the first ({was.measured_on} {was.ttft_ms:.0f})"
+    )
+
+
+@app.command()
 def check(
     model: Annotated[str, typer.Argument(help="A base of bases.yaml.")],
     target: Annotated[list[str] | None, typer.Option(help="Only this target; may be repeated.")] = None,
@@ -230,6 +316,7 @@ def frontier(
     \b
     amoeba frontier smollm2-135m
     """
+    from flows.measured import point_of
     from flows.tracking import store
 
     registry = store()
@@ -239,8 +326,8 @@ def frontier(
     rows = []
     for name in names:
         for version in registry.versions(name):
-            manifest = registry.manifest(version)
-            rows.append({"version": version, "point": manifest.facts.get("point"), "lineage": manifest.lineage})
+            point = point_of(registry, version)
+            rows.append({"version": version, "point": point, "lineage": registry.manifest(version).lineage})
     if as_json:
         _print_json(rows)
         return
@@ -272,15 +359,13 @@ def _conversation(folder: Path, threads: int | None) -> Any:
     """A function from messages and a limit to the answer's pieces; the folder is verified first."""
     import os
 
-    import edge_targets
-    from edge_targets import _package
-    from edge_targets._text import Text
+    from edge_targets._device import facts
+    from edge_targets._device.text import Text
     from registry.manifest import read_manifest
 
     read_manifest(folder).verify(folder)
-    target = edge_targets.load(_package.read(folder)["target"])
-    runner, text = target.load(folder, threads or os.cpu_count() or 1), Text(folder)
-    context = _package.read(folder)["context_length"]
+    runner, text = facts.load(folder, threads or os.cpu_count() or 1), Text(folder)
+    context = facts.read(folder)["context_length"]
 
     def answer(messages: list[dict[str, str]], max_tokens: int) -> Any:
         tokens = text.chat(messages)
@@ -293,7 +378,7 @@ def _adaptive(folder: Path, threads: int | None, slo: str) -> Any:
     """The same for a folder of levels and a latency objective; what answers is said on standard error."""
     from components.prompts import Objective
     from components.quiet import quiet_libraries
-    from edge_targets._text import Text
+    from edge_targets._device.text import Text
     from registry.manifest import read_manifest
 
     objective = Objective.parse(slo)

@@ -1,40 +1,74 @@
-"""What a package really does, taken once and kept; and whether that is good enough to be published."""
+"""What a package really does, taken once and kept; and whether that is good enough to be published.
+
+A package that only its device runs is inspected instead, and its point is predicted: quality then is not known.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+import edge_targets
 from components.frontier import Point
+from edge_targets._device import facts
 from flows.bases import Declared, parameters
-from flows.choosing import Choice
+from flows.choosing import Choice, verification
 from flows.data import revision
-from flows.packaging import checkpoint_for, package_for, package_key
+from flows.packaging import build_key, checkpoint_for, package_for, package_key
 from flows.settings import settings
-from flows.work import JobError, key_of, run_apart
+from flows.work import key_of, run_apart
+
+
+def examine(base: Declared, choice: Choice) -> tuple[Point, dict[str, Any]]:
+    """The package's point and all that is known of it; raises JobError when it is not fit to be published."""
+    if edge_targets.load(choice.target).cannot_run_here is None:
+        figures = measure_package(base, choice)
+        return point_of(str(choice.shape), choice.quantization, figures), figures
+    figures = inspection(choice.target, package_for(base, choice), package_key(base, choice))
+    return predicted_point(choice, figures["size_mb"]), figures
 
 
 def measure_package(base: Declared, choice: Choice) -> dict[str, Any]:
-    """The package's figures, taken once a package, data revision and settings; raises JobError when it fails `verify`."""
+    """The package's figures, taken once a family's package, data revision and settings."""
     figures = measurement(
         base,
         choice.target,
         package_for(base, choice),
-        package_key(base, choice),
+        build_key(base, choice),
         ["--checkpoint", str(checkpoint_for(base, choice.shape))],
     )
-    limits, close = parameters()["verify"], figures["agreement"]
-    if close["top_1"] < limits["min_top_1"] or close["kl"] > limits["max_kl"]:
-        raise JobError(
-            f"{choice.target}: {choice.shape} {choice.quantization} agrees with its float subnet on {close['top_1']:.1%} of "
-            f"tokens at KL {close['kl']:.3f}; published are at least {limits['min_top_1']:.0%} and at most "
-            f"{limits['max_kl']}. Nothing was published"
-        )
-    return figures
+    return {**figures, "target": choice.target}
+
+
+_LIMITS = (
+    ("top_1", "min_top_1", 1),
+    ("kl", "max_kl", -1),
+    ("perplexity_ratio", "max_perplexity_ratio", -1),
+    ("greedy", "min_greedy", 1),
+)
+
+
+def refusal(choice: Choice, package: Path, figures: Mapping[str, Any]) -> str | None:
+    """Why a package is not what was predicted of it, so that it is not published; None where it is.
+
+    How close it is to its float subnet is asked of what could run here.
+    """
+    close, limits = figures.get("agreement", {}), verification(choice.quantization)
+    found = [
+        f"{name} {close[name]:.3g} ({'at least' if sign > 0 else 'at most'} {limits[limit]:g})"
+        for name, limit, sign in _LIMITS
+        if name in close and sign * close[name] < sign * limits[limit]
+    ]
+    if found:
+        return f"is too far from its float subnet: {', '.join(found)}"
+    held_mb = sum(facts.read(package)["memory_mb"].values())
+    if held_mb > choice.max_memory_mb:
+        return f"takes {held_mb:.0f} MB with a full context, over {choice.max_memory_mb:g}"
+    return None
 
 
 def measurement(
@@ -54,6 +88,15 @@ def measurement(
                 ],
                 f"measuring {target}",
             )
+    figures: dict[str, Any] = json.loads(out.read_text())
+    return figures
+
+
+def inspection(target: str, package: Path, key: str) -> dict[str, Any]:
+    """Run `edge_targets inspect` on a package; raises JobError with what is wrong with it."""
+    out = settings().cache / "measurements" / f"{key_of({'package': key, 'inspected': target})}.json"
+    if not out.is_file():
+        run_apart(["inspect", target, "--package", str(package), "--out", str(out)], f"inspecting {target}")
     figures: dict[str, Any] = json.loads(out.read_text())
     return figures
 
@@ -91,4 +134,21 @@ def point_of(shape: str, quantization: str, figures: dict[str, Any]) -> Point:
         memory_mb=figures["latency"]["peak_memory_mb"],
         size_mb=figures["size_mb"],
         measured_on=figures["measured_on"],
+    )
+
+
+def predicted_point(choice: Choice, size_mb: float) -> Point:
+    """What the device's figures say of the chosen candidate."""
+    (cost,) = (verdict.candidate.cost for verdict in choice.verdicts if verdict.reason == "chosen")
+    return Point(
+        shape=str(choice.shape),
+        quantization=choice.quantization,
+        perplexity=None,
+        accuracy=None,
+        accuracy_interval=None,
+        ttft_ms=cost.ttft_ms,
+        tpot_ms=cost.tpot_ms,
+        memory_mb=cost.memory_mb,
+        size_mb=size_mb,
+        measured_on="predicted",
     )

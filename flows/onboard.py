@@ -19,26 +19,17 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 import edge_targets
 from components.base import Base, resolve
-from components.frontier import Point
-from flows import choosing, data, measuring, packaging, tracking
+from flows import data, measuring
 from flows.bases import Declared, check_profile, declare, parameters
 from flows.choosing import Choice
+from flows.package import Released, build, release
+from flows.publishing import publish
 from flows.settings import settings
 from flows.space import ensure_space
 from flows.trouble import reason
 from registry import naming
 from registry.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class Released:
-    """One published artifact."""
-
-    target: str
-    registered_model: str
-    version: str
-    point: Point
-    choice: Choice
+from registry.store import PRODUCTION
 
 
 @dataclass(frozen=True)
@@ -68,14 +59,15 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
     supernet_version = register_supernet(base)
     jobs = {target: build.submit(base, origin.folder, target) for target in wanted}
     full = measure_full_model(base, origin.folder)
+    # All are built before the first is measured: a builder beside it would double an artifact's time.
+    built = {target: job.result(raise_on_failure=False) for target, job in jobs.items()}
     released, failed = [], {}
-    for target, job in jobs.items():
-        choice = job.result(raise_on_failure=False)
+    for target, choice in built.items():
         if not isinstance(choice, Choice):
             failed[target] = reason(choice)
             continue
         try:
-            released.append(release(base, choice))
+            released.append(release(base, choice, PRODUCTION))
         except Exception as error:  # one target's trouble is reported, and the others go on
             failed[target] = reason(error)
     push(base)
@@ -116,17 +108,10 @@ def register_supernet(base: Declared) -> str:
         naming.supernet_model(base.name),
         base,
         parameters()["profiles"][base.profile],
+        PRODUCTION,
         {f"validation_perplexity.{shape}": value for shape, value in facts["validation_perplexity"].items()},
         json.loads((folder / "curve.json").read_text()),
     )
-
-
-@task(task_run_name="build {target}")
-def build(base: Declared, base_folder: Path, target: str) -> Choice:
-    """Choose, extract, quantize and package for one target."""
-    choice = choosing.choose_for(base, base_folder, target)
-    packaging.package_for(base, choice)
-    return choice
 
 
 @task
@@ -135,58 +120,7 @@ def measure_full_model(base: Declared, base_folder: Path) -> dict[str, Any]:
     return measuring.reference(base, base_folder)
 
 
-@task(task_run_name="release {choice.target}")
-def release(base: Declared, choice: Choice) -> Released:
-    """Verify and measure a package, one at a time so that nothing disturbs the clock, and publish it."""
-    figures = measuring.measure_package(base, choice)
-    point = measuring.point_of(str(choice.shape), choice.quantization, figures)
-    folder = packaging.package_for(base, choice)
-    manifest = Manifest.of(
-        folder,
-        kind="package",
-        model=base.name,
-        target=choice.target,
-        facts={"point": point.to_json(), "measurement": figures, "package_key": packaging.package_key(base, choice)},
-        lineage={"base_fingerprint": base.fingerprint, **data.lineage(base), "builders": packaging.builder_versions()},
-    )
-    registered_model = naming.package_model(base.name, choice.target)
-    version = publish(
-        f"package {base.name} {choice.target}",
-        folder,
-        manifest,
-        registered_model,
-        base,
-        {"shape": str(choice.shape), "quantization": choice.quantization, **parameters()["package"]},
-        {key: value for key, value in point.to_json().items() if isinstance(value, float)},
-    )
-    return Released(choice.target, registered_model, version, point, choice)
-
-
 @task
 def push(base: Declared) -> None:
     """Send data, selection and supernet to the DVC remote."""
     data.push(base)
-
-
-def publish(
-    name: str,
-    folder: Path,
-    manifest: Manifest,
-    registered_model: str,
-    base: Declared,
-    params: dict[str, Any],
-    metrics: dict[str, float],
-    curve: dict[str, Any] | None = None,
-) -> str:
-    """Publish under a run that carries the lineage, unless these very bytes are published already; returns the version."""
-    registry = tracking.store()
-    known = registry.published(registered_model, manifest)
-    if known is not None:
-        return known.version
-    with tracking.run(name, tracking.facts_of(base), params) as run:
-        run.metrics(metrics)
-        if curve:
-            run.curve(curve)
-        tags = {f"amoeba.{key}": str(params[key]) for key in ("shape", "quantization") if key in params}
-        version = registry.publish(folder, manifest, registered_model=registered_model, run_id=run.run_id, tags=tags)
-        return version.version

@@ -10,6 +10,7 @@ from threading import Lock
 import edge_targets
 from components.quiet import quiet_libraries
 from components.shape import AnyShape, Shape
+from edge_targets import _package
 from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
@@ -43,31 +44,48 @@ def checkpoint_for(base: Declared, shape: AnyShape) -> Path:
 
 def package_for(base: Declared, choice: Choice) -> Path:
     """The package folder, built in a process of its own; raises JobError with what the builder said."""
+
+    def name_into(folder: Path) -> None:
+        _package.rename(_built(base, choice), folder, choice.target)
+
+    return once(settings().cache / "packages" / package_key(base, choice), name_into)
+
+
+def _built(base: Declared, choice: Choice) -> Path:
+    """A package of the target's family: one build serves them all."""
     checkpoint = checkpoint_for(base, choice.shape)
 
     def build_into(folder: Path) -> None:
+        numbers = parameters()["package"]
         run_apart(
             [
                 *("package", choice.target, "--out", str(folder), "--checkpoint", str(checkpoint)),
                 *("--shape", str(choice.shape), "--quantization", choice.quantization),
-                *("--context", str(parameters()["package"]["context_length"])),
+                *("--context", str(choice.context_length), "--calibration", str(base.artifacts / "data")),
+                *("--calibration-windows", str(numbers["calibration_windows"])),
             ],
             f"packaging {choice.shape} {choice.quantization} for {choice.target}",
         )
 
-    return once(settings().cache / "packages" / package_key(base, choice), build_into)
+    return once(settings().cache / "built" / build_key(base, choice), build_into)
 
 
 def package_key(base: Declared, choice: Choice) -> str:
-    """The digest of everything that decides a package's bytes: supernet, choice, context, builders and their code."""
+    """The digest of everything that decides a package's bytes."""
+    return key_of({"build": build_key(base, choice), "target": choice.target})
+
+
+def build_key(base: Declared, choice: Choice) -> str:
+    """The digest of all of that but the target's name: supernet, choice, context, calibration, builders and their code."""
+    family = edge_targets.load(choice.target).family
     return key_of(
         {
             "supernet": revision("supernet", base),
             "base": base.fingerprint,
-            "choice": [choice.target, str(choice.shape), choice.quantization],
-            "context": parameters()["package"]["context_length"],
+            "choice": [family or choice.target, str(choice.shape), choice.quantization, choice.context_length],
+            "calibration": [revision("data", base), parameters()["package"]["calibration_windows"]],
             "builders": builder_versions(),
-            "code": _code_digest(Path(edge_targets.__file__).parent, f"{choice.target}.py"),
+            "code": _code_digest(Path(edge_targets.__file__).parent, *([] if family else [f"{choice.target}.py"])),
         }
     )
 
@@ -84,11 +102,11 @@ def builder_versions() -> dict[str, str]:
 
 
 def _code_digest(folder: Path, *targets: str) -> str:
-    """Digest of what targets share and of the named target files; another target's file changes nothing here."""
+    """Digest of what targets share, requirements included, and of the named target files; another's changes nothing here."""
     total = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        if path.name.startswith("_") or path.name in targets:
-            total.update(f"{path.name}\n".encode() + path.read_bytes())
+    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.sh"), *folder.rglob("*.txt")]):
+        if path.parent != folder or path.name.startswith("_") or path.name in targets:
+            total.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
     return total.hexdigest()
 
 

@@ -9,53 +9,66 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from registry.store import PRODUCTION
+
 if TYPE_CHECKING:
     from edge_targets._target import Target
     from flows.check import Checked, Verdict
     from flows.doctor import Finding
     from flows.onboard import Outcome
+    from flows.package import Released
 
 _WIDE = 200
 
 
 def onboarded(outcome: Outcome) -> None:
     """What was considered for each target, each published artifact against the full model, and the lines that pull them."""
-    table = _table(
+    table = _released(
         f"{outcome.base}: supernet version {outcome.supernet_version}; the full float model has perplexity "
         f"{outcome.full_perplexity:.2f} and accuracy {outcome.full_accuracy:.1%}",
-        [
-            "target",
-            "shape",
-            "quantization",
-            "MB",
-            "perplexity",
-            "accuracy",
-            "TTFT ms",
-            "ms/token",
-            "measured on",
-        ],
+        outcome.released,
+        outcome.full_perplexity,
     )
     for one in outcome.released:
+        _considered(one.target, one.choice.verdicts)
+    _show(table)
+    for one in outcome.released:
+        which = "" if one.alias == PRODUCTION else f" --version {one.alias}"
+        sys.stdout.write(f"amoeba pull {outcome.base} {one.target}{which} --to {outcome.base}-{one.target}\n")
+    for target, reason in outcome.failed.items():
+        Console(stderr=True).print(f"error: {target} was not published: {reason}", markup=False, highlight=False)
+
+
+def packaged(model: str, alias: str, released: Released) -> None:
+    """What was considered, what was published, and the line that pulls it."""
+    _considered(released.target, released.choice.verdicts)
+    _show(_released(f"{model}: {released.target} version {released.version}, {alias}", [released]))
+    sys.stdout.write(f"amoeba pull {model} {released.target} --version {released.version} --to {model}\n")
+
+
+def _released(title: str, released: Sequence[Released], full_perplexity: float | None = None) -> Table:
+    columns = ["target", "shape", "quantization", "MB", "perplexity", "accuracy", "TTFT ms", "ms/token", "measured on"]
+    table = _table(title, columns)
+    for one in released:
         point = one.point
-        low, high = point.accuracy_interval
+        perplexity, accuracy = "not measured", "not measured"
+        if point.perplexity is not None and point.accuracy is not None and point.accuracy_interval is not None:
+            low, high = point.accuracy_interval
+            ratio = f" ({point.perplexity / full_perplexity:.2f}x)" if full_perplexity else ""
+            perplexity = f"{point.perplexity:.2f}{ratio}"
+            accuracy = f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]"
         table.add_row(
             f"{one.target} v{one.version}",
             point.shape,
             point.quantization,
             f"{point.size_mb:.0f}",
-            f"{point.perplexity:.2f} ({point.perplexity / outcome.full_perplexity:.2f}x)",
-            f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]",
+            perplexity,
+            accuracy,
             f"{point.ttft_ms:.0f}",
             f"{point.tpot_ms:.1f}",
             point.measured_on,
         )
-    for one in outcome.released:
-        _considered(one.target, one.choice.verdicts)
-    _show(table)
-    for one in outcome.released:
-        sys.stdout.write(f"amoeba pull {outcome.base} {one.target} --to {outcome.base}-{one.target}\n")
-    for target, reason in outcome.failed.items():
-        Console(stderr=True).print(f"error: {target} was not published: {reason}", markup=False, highlight=False)
+    return table
 
 
 def _considered(target: str, verdicts: Sequence[Any]) -> None:
@@ -107,14 +120,16 @@ def target_list(targets: Sequence[Target]) -> None:
 
 def releases(rows: Sequence[dict[str, Any]]) -> None:
     table = _table(
-        "released", ["model", "version", "aliases", "shape", "quantization", "perplexity", "ms/token", "MB", "data"]
+        "released",
+        ["model", "version", "aliases", "shape", "quantization", "perplexity", "ms/token", "MB", "measured on", "data"],
     )
     for row in rows:
         version, point = row["version"], row["point"]
-        figures = ["", "", "", "", ""]
+        figures = [""] * 6
         if point:
-            figures = [point["shape"], point["quantization"], f"{point['perplexity']:.2f}", f"{point['tpot_ms']:.1f}"]
-            figures.append(f"{point['size_mb']:.0f}")
+            perplexity = "not measured" if point.perplexity is None else f"{point.perplexity:.2f}"
+            figures = [point.shape, point.quantization, perplexity, f"{point.tpot_ms:.1f}"]
+            figures += [f"{point.size_mb:.0f}", point.measured_on]
         table.add_row(
             version.registered_model,
             version.version,

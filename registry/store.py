@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "amoeba"
-PRODUCTION, PREVIOUS = "production", "previous"
+PRODUCTION, PREVIOUS, CANDIDATE = "production", "previous", "candidate"
 MANIFEST_TAG, CONTENT_TAG = "amoeba.manifest", "amoeba.content"
 _SPARE_BYTES = 64 << 20
 _ANSWER_SECONDS = 5
@@ -198,10 +198,10 @@ class Store:
         has = ", ".join([*names, *(version.version for version in known[:5])]) or "none yet"
         raise NotFoundError(f"{registered_model} has no version or alias {alias_or_version[:80]!r}; it has {has}")
 
-    def published(self, registered_model: str, manifest: Manifest) -> Version | None:
-        """The production version when it holds these very files."""
+    def published(self, registered_model: str, manifest: Manifest, alias: str = PRODUCTION) -> Version | None:
+        """The version of that alias when it holds these very files."""
         try:
-            current = self.resolve(registered_model)
+            current = self.resolve(registered_model, alias)
         except NotFoundError:
             return None
         return current if current.tags.get(CONTENT_TAG) == manifest.content_digest else None
@@ -216,6 +216,35 @@ class Store:
                 "pull another version, or publish again"
             )
         return Manifest.parse(content)
+
+    def attach(self, version: Version, kind: str, content: bytes) -> None:
+        """Keep a small document beside a version, whose own bytes never change; the latest of a kind is the one found.
+
+        Raises RefusedError for one that is too large, or UnreachableError; the one before then is still the one found.
+        """
+        naming.check_alias(kind)
+        if not 0 < len(content) <= MOST_MANIFEST_BYTES:
+            raise RefusedError(f"a {kind} has {len(content)} bytes; 1 to {MOST_MANIFEST_BYTES} are taken")
+        digest = hashlib.sha256(content).hexdigest()
+        with self._reaching(), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{digest}.json"
+            path.write_bytes(content)
+            self._client.log_artifact(version.run_id, str(path), _attachments(version))
+            tag = f"{digest} {len(content)}"
+            self._client.set_model_version_tag(version.registered_model, version.version, f"amoeba.{kind}", tag)
+
+    def attached(self, version: Version, kind: str) -> bytes | None:
+        """The latest document of a kind, of the size and digest that were noted; raises DamagedError for any other."""
+        digest, _, size = version.tags.get(f"amoeba.{kind}", "").partition(" ")
+        if not re.fullmatch("[0-9a-f]{64}", digest) or not re.fullmatch("[0-9]{1,8}", size):
+            return None
+        entry = FileEntry(f"{digest}.json", int(size), digest)
+        if entry.size > MOST_MANIFEST_BYTES:
+            raise DamagedError(f"a {kind} of {entry.size} bytes is noted; at most {MOST_MANIFEST_BYTES} are taken")
+        with self._reaching(), tempfile.TemporaryDirectory() as folder:
+            root = self._client.get_run(version.run_id).info.artifact_uri
+            self._artifacts(f"{root}/{_attachments(version)}").file(entry, Path(folder))
+            return (Path(folder) / entry.path).read_bytes()
 
     def publish(
         self,
@@ -495,6 +524,10 @@ def _all(search: Callable[..., Any], most: int, chosen: str | None = None) -> li
 
 def _version(found: ModelVersion, aliases: tuple[str, ...]) -> Version:
     return Version(found.name, str(found.version), aliases, dict(found.tags), found.run_id or "", found.source or "")
+
+
+def _attachments(version: Version) -> str:
+    return f"attached-{version.manifest_digest[:16]}"
 
 
 def _shown(uri: str) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fixtures.tiny import make_model
 
-from components.evaluate import Accuracy, Question, agreement, multiple_choice, perplexity
+from components.evaluate import Accuracy, Question, agreement, greedy_agreement, multiple_choice, perplexity
 from components.reference import logits_of
 
 TOKENS = torch.randint(2, 96, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -56,7 +56,20 @@ def test_a_model_agrees_with_itself_wholly_and_with_another_less() -> None:
     same = agreement(one, one, TOKENS.tolist())
     assert same.top_1 == 1
     assert same.kl == pytest.approx(0, abs=1e-6)
-    assert agreement(other, one, TOKENS.tolist()).kl > 0.1
+    assert same.perplexity_ratio == pytest.approx(1)
+    far = agreement(other, one, TOKENS.tolist())
+    assert far.kl > 0.1
+    ratio = perplexity(other, TOKENS.tolist()).value / perplexity(one, TOKENS.tolist()).value
+    assert far.perplexity_ratio == pytest.approx(ratio, rel=1e-5)
+
+
+def test_a_greedy_answer_is_compared_token_by_token_after_what_was_really_written() -> None:
+    logits, written = logits_of(make_model()), [5, 6, 7]
+    for _ in range(6):
+        written.append(int(logits(written)[-1].argmax()))
+    assert greedy_agreement(logits, written[:3], written[3:]) == 1
+    other = [*written[3:-1], (written[-1] + 1) % 96]
+    assert greedy_agreement(logits, written[:3], other) == pytest.approx(5 / 6)
 
 
 def test_the_interval_holds_the_value_and_narrows_with_more_questions() -> None:

@@ -68,3 +68,17 @@ def test_each_figure_may_be_worse_by_its_tolerance_and_no_more(figure: str, just
 def test_a_point_without_a_measured_time_is_refused() -> None:
     with pytest.raises(ValueError, match="tpot_ms is a positive number, got 0"):
         replace(POINT, tpot_ms=0)
+
+
+def test_only_a_predicted_point_may_be_of_unknown_quality_and_it_dominates_nothing() -> None:
+    unknown = {"perplexity": None, "accuracy": None, "accuracy_interval": None}
+    predicted = replace(POINT, **unknown, measured_on="predicted")  # type: ignore[arg-type]
+    assert Point.from_json(predicted.to_json()) == predicted
+    with pytest.raises(ValueError, match="measure it on its device"):
+        predicted.dominates(replace(predicted, tpot_ms=1.0))
+    with pytest.raises(ValueError, match="a point measured on host has its quality"):
+        replace(POINT, **unknown)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has its quality"):
+        replace(POINT, perplexity=None, measured_on="predicted")
+    with pytest.raises(ValueError, match="is no baseline"):
+        compare(predicted, predicted, Tolerances(1, 1, 1, 1))

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 import edge_targets
 from components.shape import Shape
-from edge_targets import _executorch, _package
-from edge_targets._executorch_runner import ExecutorchRunner, load
+from edge_targets import _executorch
+from edge_targets._device import facts as device_facts
+from edge_targets._device.executorch_runner import ExecutorchRunner, load
 from edge_targets._target import PackageError, PackageRequest
 
 CONTEXT = 96
@@ -121,15 +122,15 @@ def test_a_text_is_not_touched_by_the_one_read_before(runner: ExecutorchRunner) 
 
 
 def test_a_program_of_four_bits_has_the_logits_of_torch_with_the_same_rounded_weights(tmp_path: Path) -> None:
-    from edge_targets._executorch_program import Decoder, quantize
+    from edge_targets._executorch_xnnpack import Decoder, quantize
 
     checkpoint = write_base(tmp_path, make_model(layers=1))
     (tmp_path / "package").mkdir()
-    request = PackageRequest(checkpoint, Shape(1, 100), "8da4w", CONTEXT)
+    text_WT = np.random.default_rng(1).integers(2, VOCABULARY, (4, 32)).astype(np.int32)
+    request = PackageRequest(checkpoint, Shape(1, 100), "8da4w", CONTEXT, text_WT)
     given = load(_executorch.package(request, tmp_path / "package", target="android_arm64").folder, 1).logits(TOKENS)
     decoder = Decoder(make_model(layers=1), CONTEXT)
-    decoder.embedding.padding_idx = None
-    quantize(decoder, "8da4w", 32)
+    quantize(decoder, "8da4w", 32, _executorch.calibrated_codes(request, "xnnpack"))
     wanted = decoder_logits(decoder, TOKENS).numpy()
     assert np.abs(given - wanted).mean() < 0.02 * wanted.std()
 
@@ -206,7 +207,7 @@ def test_the_text_runners_names_are_answered(package: Path) -> None:
 
 
 def test_the_package_is_complete(package: Path) -> None:
-    facts = _package.read(package)
+    facts = device_facts.read(package)
     assert facts["target"] == "android_arm64"
     assert facts["quantization"] == "8da8w"
     assert facts["eos_token_ids"] == [1]
@@ -243,12 +244,13 @@ def test_what_cannot_be_expressed_is_refused_before_anything_is_built(
 
 
 def test_a_layer_left_in_float_is_named() -> None:
-    from edge_targets._executorch_program import Decoder, quantize
+    from edge_targets import _executorch_weights
+    from edge_targets._executorch_xnnpack import Decoder, quantize
 
     decoder = Decoder(make_model(layers=1), CONTEXT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torchao.quantization.quantize_", lambda *arguments: None)
-        with pytest.raises(PackageError, match="left 9 layers in float, the first is"):
+        patch.setattr(_executorch_weights, "store", lambda *arguments, **options: None)
+        with pytest.raises(PackageError, match="left 8 layers in float, the first is"):
             quantize(decoder, "8da8w", 32)
 
 
@@ -257,11 +259,12 @@ def test_a_product_left_outside_of_xnnpack_is_refused(monkeypatch: pytest.Monkey
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     from edge_targets import _executorch_program as program
+    from edge_targets import _executorch_xnnpack as xnnpack
 
-    monkeypatch.setattr(program, "_Partitioner", lambda: XnnpackPartitioner(configs=[AddConfig]))
+    monkeypatch.setattr(xnnpack, "_Partitioner", lambda: XnnpackPartitioner(configs=[AddConfig]))
     exported, _ = program.export(program.Decoder(make_model(layers=1), CONTEXT))
     with pytest.raises(PackageError, match=r"8 matrix products were not lowered to XNNPACK, the first is .*aten"):
-        program.lower(exported, {})
+        xnnpack.lower(exported, {})
 
 
 def test_a_quantization_nobody_offers_is_refused_with_those_that_are(checkpoint: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from components.reference import load_checkpoint
 from components.selection import LayerCut
 from components.shape import parse_shape
 from edge_targets import _package
+from edge_targets._device import facts
 from edge_targets._target import PackageRequest
 
 SHAPE = parse_shape("h40c24")
@@ -53,7 +54,7 @@ def test_a_packaged_mixed_shape_answers_like_its_float_checkpoint(
     write_base(checkpoint, mixed(family))
     target = edge_targets.load(target_name)
     target.package(PackageRequest(checkpoint, SHAPE, quantization, CONTEXT), out)
-    runner = target.load(out, 1)
+    runner = facts.load(out, 1)
     with torch.no_grad():
         wanted = load_checkpoint(checkpoint)(torch.tensor([TOKENS])).logits[0].numpy()
     given = runner.logits(TOKENS)

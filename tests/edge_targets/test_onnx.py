@@ -31,14 +31,16 @@ from transformers import (
 
 import edge_targets
 from components.shape import Shape
-from edge_targets import _onnx
+from edge_targets import _onnx, _onnx_files
+from edge_targets._device.onnxruntime_runner import OnnxRunner, load
 from edge_targets._onnx_blocks import quantize
-from edge_targets._onnxruntime import OnnxRunner, load
-from edge_targets._target import PackageError, PackageRequest
+from edge_targets._rounding import calibrated
+from edge_targets._target import Grid, PackageError, PackageRequest
 
 VOCABULARY = 168
 CONTEXT = 640
 END_TOKEN = 1
+TEXT_WT = np.random.default_rng(1).integers(2, VOCABULARY, (4, 32)).astype(np.int32)
 PROMPT = [5, 17, 99, 3, 42, 42, 7]
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -77,7 +79,7 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
 
 def pack(checkpoint: Path, out: Path, quantization: str = "fp32", context_length: int = CONTEXT) -> Path:
     out.mkdir()
-    request = PackageRequest(checkpoint, Shape(3, 100), quantization, context_length)
+    request = PackageRequest(checkpoint, Shape(3, 100), quantization, context_length, TEXT_WT)
     return edge_targets.load("x86_avx2").package(request, out).folder
 
 
@@ -151,31 +153,35 @@ def test_a_checkpoint_in_half_precision_is_read_as_float(dtype: torch.dtype, tmp
     np.testing.assert_allclose(runner.logits(PROMPT), torch_logits(model.float(), PROMPT), atol=1e-3)
 
 
-def restored(model: PreTrainedModel, linear_bits: int, block: int) -> PreTrainedModel:
+def restored(model: PreTrainedModel, checkpoint: Path, quantization: str, block: int) -> PreTrainedModel:
     """The model with every matrix as its codes and scales give it back; embedding and head are of 8 bits."""
     copy = deepcopy(model)
+    request = PackageRequest(checkpoint, Shape(3, 100), quantization, CONTEXT, TEXT_WT)
+    rounded = calibrated(request, Grid(4, block)) if quantization == "int4" else {}
     for name, parameter in copy.named_parameters():
         if parameter.dim() == 2:
-            bits = 8 if "embed" in name or "head" in name else linear_bits
-            packed_NBC, scales_NB = quantize(parameter.detach().numpy(), bits, block)
-            codes = (
-                packed_NBC
-                if bits == 8
-                else np.stack([packed_NBC & 15, packed_NBC >> 4], -1).reshape(*packed_NBC.shape[:2], block)
-            )
-            weight_NK = ((codes.astype(np.float32) - 2 ** (bits - 1)) * scales_NB[..., None]).reshape(len(codes), -1)
-            parameter.data = torch.from_numpy(weight_NK[:, : parameter.shape[1]])
+            known = rounded.get(name.removesuffix(".weight"))
+            if known is None:
+                packed_NBC, scales_NB = quantize(parameter.detach().numpy(), 8, block)
+                codes_NK = packed_NBC.reshape(len(packed_NBC), -1).astype(np.float32) - 128
+            else:
+                codes_NK, scales_NB = known.codes_NK.astype(np.float32), known.scales_NB
+            width = parameter.shape[1]
+            weight_NK = codes_NK[:, :width] * np.repeat(scales_NB, block, axis=1)[:, :width]
+            parameter.data = torch.from_numpy(weight_NK)
     return copy
 
 
-@pytest.mark.parametrize(("quantization", "bits", "block"), [("int8", 8, 64), ("int4", 4, 32)])
+@pytest.mark.parametrize(("quantization", "block"), [("int8", 64), ("int4", 32)])
 @pytest.mark.parametrize("tied", [True, False])
 def test_quantized_logits_are_torch_s_with_the_restored_weights(
-    quantization: str, bits: int, block: int, tied: bool, tmp_path: Path
+    quantization: str, block: int, tied: bool, tmp_path: Path
 ) -> None:
     model = llama(tied)
-    runner = load(pack(save(model, tmp_path / "checkpoint"), tmp_path / "package", quantization), 1)
-    only_activations_differ = relative_error(runner.logits(PROMPT), torch_logits(restored(model, bits, block), PROMPT))
+    checkpoint = save(model, tmp_path / "checkpoint")
+    runner = load(pack(checkpoint, tmp_path / "package", quantization), 1)
+    back = restored(model, checkpoint, quantization, block)
+    only_activations_differ = relative_error(runner.logits(PROMPT), torch_logits(back, PROMPT))
     assert only_activations_differ < 0.03
     generated = list(runner.generate(PROMPT, 6))
     again = runner.logits(PROMPT + generated)[len(PROMPT) - 1 : -1]
@@ -216,17 +222,21 @@ def test_no_matrix_of_a_quantized_package_is_left_in_float(checkpoint: Path, tmp
     assert {name for name in matrices if not name.endswith(".scales")} == {"cos_cache", "sin_cache"}
 
 
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def test_the_same_checkpoint_packaged_twice_gives_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     for quantization in ("int8", "int4"):
         folders = [pack(checkpoint, tmp_path / f"{quantization}-{time}", quantization) for time in ("one", "two")]
-        first, second = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
+        first, second = (bytes_of(folder) for folder in folders)
         assert first == second
 
 
 def test_weights_beyond_one_file_s_size_go_to_external_data(
     checkpoint: Path, model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_onnx, "_LARGEST_SINGLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(_onnx_files, "_LARGEST_SINGLE_FILE_BYTES", 1000)
     folder = pack(checkpoint, tmp_path / "package")
     assert (folder / "model.onnx.data").stat().st_size > (folder / "model.onnx").stat().st_size
     assert json.loads((folder / "package.json").read_text())["model_files"] == ["model.onnx", "model.onnx.data"]
@@ -340,8 +350,8 @@ def test_a_quantization_nobody_offers_is_refused_with_those_that_are(checkpoint:
 
 def test_a_device_runs_a_package_without_torch_transformers_or_onnx(folder: Path) -> None:
     code = (
-        "import sys, edge_targets; from pathlib import Path\n"
-        "runner = edge_targets.load('x86_avx512').load(Path(sys.argv[1]), 1)\n"
+        "import sys; from edge_targets._device import facts; from pathlib import Path\n"
+        "runner = facts.load(Path(sys.argv[1]), 1)\n"
         "assert len(list(runner.generate([5, 6], 2))) == 2\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'safetensors'} & set(sys.modules)))\n"
     )

@@ -22,7 +22,7 @@ from flows.settings import Settings
 from flows.work import JobError
 
 BASE = Declared("tiny", "./tiny", "0" * 64, "tiny")
-NUMBERS = {"package": {"context_length": 64}, "verify": {"min_top_1": 0.8}}
+NUMBERS = {"package": {"context_length": 64}, "verify": {"default": {"min_top_1": 0.8}, "int8": {"min_top_1": 0.9}}}
 
 
 @pytest.fixture
@@ -66,3 +66,23 @@ def test_a_target_that_runs_no_shape_at_all_says_why(base_folder: Path, monkeypa
     monkeypatch.setattr(edge_targets, "load", lambda name: none)
     with pytest.raises(JobError, match=r"runs no shape of this supernet: .*d4w100: it has no memory"):
         choosing.choose_for(BASE, base_folder, "x86_avx512")
+
+
+def test_a_choice_that_does_not_hold_gives_way_to_the_next_best(base_folder: Path) -> None:
+    first = choosing.choose_for(BASE, base_folder, "x86_avx512")
+    second = choosing.next_best(first, "disagrees")
+    assert (second.shape, second.quantization) != (first.shape, first.quantization)
+    assert [verdict.reason for verdict in second.built] == ["built, and disagrees"]
+    assert [verdict.reason for verdict in second.verdicts].count("chosen") == 1
+    chosen = next(verdict.candidate for verdict in second.verdicts if verdict.reason == "chosen")
+    better = [one for one in first.verdicts if one.candidate.perplexity < chosen.perplexity]
+    assert all(one.reason != "higher perplexity" for one in better)
+
+
+def test_a_target_for_which_nothing_holds_says_every_reason(base_folder: Path) -> None:
+    choice = choosing.choose_for(BASE, base_folder, "x86_avx512")
+    for verdict in choice.verdicts[1:]:
+        if verdict.reason == "higher perplexity":
+            choice = choosing.next_best(choice, "disagrees")
+    with pytest.raises(JobError, match=r"nothing holds what was predicted of it: .*built, and disagrees"):
+        choosing.next_best(choice, "disagrees")

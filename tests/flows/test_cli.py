@@ -11,7 +11,20 @@ from fixtures.workspace import amoeba, make_workspace
 
 import edge_targets
 
-VERBS = ("onboard", "pull", "verify", "run", "chat", "check", "targets", "frontier", "doctor")
+VERBS = (
+    "onboard",
+    "package",
+    "bench",
+    "measured",
+    "pull",
+    "verify",
+    "run",
+    "chat",
+    "check",
+    "targets",
+    "frontier",
+    "doctor",
+)
 HEAVY = {"torch", "transformers", "mlflow", "prefect", "dvc", "onnxruntime", "executorch", "numpy", "rich", "pydantic"}
 OURS = {"flows", "components", "registry", "edge_targets"}
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +197,76 @@ def test_levels_of_an_onboarded_base_chat_within_an_objective(workspace: Path, o
     refused = amoeba(workspace, "levels", "tiny-base", "--to", "levels")
     assert refused.returncode == 2
     assert "is there already" in refused.stderr
+
+
+def test_what_a_device_measured_becomes_the_version_s_own_figures(
+    workspace: Path, pulled: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bench.json"
+    measured = subprocess.run(
+        [sys.executable, str(pulled / "bench.py"), "--runs", "3", "--new-tokens", "4", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert measured.returncode == 0, measured.stderr
+    assert amoeba(workspace, "verify", "pulled").returncode == 0  # measuring left nothing behind
+    recorded = amoeba(workspace, "measured", str(out), "--json")
+    assert recorded.returncode == 0, recorded.stderr
+    after = json.loads(recorded.stdout)["after"]
+    samples = json.loads(out.read_text())["latency"]["tpot_ms_samples"]
+    assert after["measured_on"] == "device"
+    assert after["tpot_ms"] == statistics.median(samples)
+    rows = json.loads(amoeba(workspace, "frontier", "tiny-base", "--json").stdout)
+    (point,) = [row["point"] for row in rows if row["point"]]
+    assert point == after
+
+
+@pytest.fixture(scope="module")
+def figures(workspace: Path, pulled: Path) -> dict[str, Any]:
+    done = amoeba(workspace, "bench", str(pulled), "--runs", "3", "--new-tokens", "4")
+    assert done.returncode == 0, done.stderr
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"host": {"machine": "aarch64", "processor": "a phone"}}, "are of a aarch64 machine; x86_avx512 is x86_64"),
+        ({"model_files": {"model.onnx": "0" * 64}}, "no published version for x86_avx512 holds the model"),
+        ({"latency": {"ttft_ms_samples": {"9": [1, 1]}, "tpot_ms_samples": [1, 1]}}, "at least 3 runs, got 2"),
+        ({"latency": {"ttft_ms_samples": {"9": [1] * 3}, "tpot_ms_samples": [1, 1, -1]}}, "positive number, got '-1'"),
+        ({"format_version": 7}, "are of format 7; this version reads 1"),
+        ({"target": "x86_avx513"}, "did you mean x86_avx512?"),
+        ({"latency": None}, "is no file of `amoeba bench`"),
+    ],
+)
+def test_figures_that_cannot_be_right_are_refused(
+    workspace: Path, figures: dict[str, Any], tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    out = tmp_path / "bench.json"
+    out.write_text(json.dumps({**figures, **changed}))
+    refused = amoeba(workspace, "measured", str(out))
+    assert refused.returncode == 2
+    assert said in refused.stderr
+
+
+def test_a_package_within_limits_of_one_s_own_is_a_candidate(workspace: Path, onboarded: dict[str, Any]) -> None:
+    verdicts = onboarded["released"][0]["choice"]["verdicts"]
+    (chosen,) = [verdict["candidate"] for verdict in verdicts if verdict["reason"] == "chosen"]
+    limit = str(round(chosen["cost"]["memory_mb"] * 0.95, 3))
+    made = amoeba(workspace, "package", "tiny-base", TARGET, "--max-memory-mb", limit, "--json")
+    assert made.returncode == 0, made.stderr
+    released = json.loads(made.stdout)
+    assert any(verdict["reason"].endswith(f"over {limit}") for verdict in released["choice"]["verdicts"])
+    rows = json.loads(amoeba(workspace, "frontier", "tiny-base", "--json").stdout)
+    of_target = {row["version"]["version"]: row["version"]["aliases"] for row in rows if row["point"]}
+    assert of_target[released["version"]] == ["candidate"]
+    assert ["production"] in of_target.values()
+    refused = amoeba(workspace, "package", "tiny-base", TARGET, "--max-memory-mb", "0.01")
+    assert refused.returncode == 2
+    assert "no subnet runs within 0.01 MB" in refused.stderr
 
 
 def test_an_objective_needs_levels(workspace: Path, pulled: Path) -> None:

@@ -50,3 +50,18 @@ def test_subnets_extracted_at_the_same_time_are_those_extracted_alone(
     for shape, folder in zip(shapes, folders, strict=True):
         with torch.no_grad():
             assert torch.equal(load_checkpoint(folder)(TOKENS).logits, extract(made, shape).model(TOKENS).logits)
+
+
+def test_a_package_is_made_again_when_its_exporter_s_requirements_change_and_not_for_another_target(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "requirements").mkdir()
+    for name in ("_shared.py", "lamp.py", "other.py", "requirements/exporter.txt"):
+        (tmp_path / name).write_text("one\n")
+    first = packaging._code_digest(tmp_path, "lamp.py")
+    (tmp_path / "other.py").write_text("two\n")
+    assert packaging._code_digest(tmp_path, "lamp.py") == first
+    for name in ("_shared.py", "lamp.py", "requirements/exporter.txt"):
+        before = packaging._code_digest(tmp_path, "lamp.py")
+        (tmp_path / name).write_text("two\n")
+        assert packaging._code_digest(tmp_path, "lamp.py") != before, name

@@ -21,6 +21,7 @@ from components.smol import AdapterSettings
 from components.subnet import extract
 from components.supernet import Supernet
 from components.width import permute_neurons, score_widths
+from edge_targets._device import facts
 from edge_targets._target import PackageRequest
 
 CACHE = Path(__file__).parents[2] / ".amoeba" / "cache"
@@ -101,7 +102,7 @@ def test_an_int8_package_of_a_mixed_shape_agrees_with_its_float_subnet_and_write
     extract(made, MIXED).save(checkpoint, base, "# A subnet\n")
     target = edge_targets.load("x86_avx512")
     target.package(PackageRequest(checkpoint, MIXED, "int8", 512), out)
-    runner = target.load(out, 2)
+    runner = facts.load(out, 2)
     close = agreement(runner.logits, logits_of(load_checkpoint(checkpoint)), tokens.tolist())
     assert close.top_1 >= 0.85
     assert close.kl < 0.05

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edge_targets._target import PackageError
+from .facts import PackageError
 
 
 class Text:

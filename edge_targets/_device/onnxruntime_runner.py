@@ -7,19 +7,16 @@ row and copies nothing: 145 tokens a second against 97 when the cache is passed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_targets import _package
-from edge_targets._limits import Limits
-from edge_targets._target import PackageError
-
-_PREFILL_TOKENS = 512
-"""Longest run of tokens at once: activations grow with it, speed hardly does."""
+from . import facts
+from .facts import PackageError
+from .greedy import GreedyRunner
 
 
 def load(folder: Path, threads: int) -> OnnxRunner:
@@ -27,50 +24,26 @@ def load(folder: Path, threads: int) -> OnnxRunner:
     return OnnxRunner(folder, threads)
 
 
-class OnnxRunner:
-    """A loaded package; see `edge_targets._target.Runner`."""
+class OnnxRunner(GreedyRunner):
+    """A loaded package; see `runner.Runner`."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         import onnxruntime
 
         if threads < 1:
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
-        facts = _package.read(folder)
-        self._limits = Limits.of(facts)
-        self._end_tokens = frozenset(facts["eos_token_ids"])
+        known = facts.read(folder)
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        model = folder / facts["model_files"][0]
+        model = folder / known["model_files"][0]
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class of their own
             raise PackageError(f"onnxruntime {onnxruntime.__version__} cannot load {model}: {error}") from error
-
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Next-token logits after every position, [tokens, vocabulary]; raises ValueError for tokens it cannot take."""
-        self._limits.check(tokens, max_new_tokens=0)
-        passage = _Passage(self._session)
-        return np.concatenate([passage.run(chunk, logits_from=0) for chunk in _chunks(tokens)])
-
-    def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-        """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
-        self._limits.check(tokens, max_new_tokens)
-        return self._continue(tokens, max_new_tokens)
-
-    def _continue(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-        passage = _Passage(self._session)
-        wanted = _chunks(tokens)
-        for _ in range(max_new_tokens):
-            for chunk in wanted:
-                last_logits = passage.run(chunk, logits_from=len(chunk) - 1)
-            token = int(last_logits.argmax())
-            if token in self._end_tokens:
-                return
-            yield token
-            wanted = [[token]]
+        super().__init__(known, lambda: _Passage(session))
 
 
 class _Passage:
@@ -100,7 +73,3 @@ class _Passage:
         self._session.run_with_iobinding(binding)
         logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]  # bound after the caches
         return logits
-
-
-def _chunks(tokens: Sequence[int]) -> list[Sequence[int]]:
-    return [tokens[start : start + _PREFILL_TOKENS] for start in range(0, len(tokens), _PREFILL_TOKENS)]

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_targets import _package
-from edge_targets._limits import Limits
-from edge_targets._target import PackageError
+from . import facts
+from .facts import PackageError
+from .limits import Limits
 
 
 class ExecutorchRunner:
-    """A loaded package; see `edge_targets._target.Runner`.
+    """A loaded package; see `runner.Runner`.
 
     All runners of a process share ExecuTorch's one thread pool: load them with the same number of threads.
     """
@@ -30,9 +30,9 @@ class ExecutorchRunner:
     def __init__(self, folder: Path, threads: int) -> None:
         if threads < 1:
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
-        facts = _package.read(folder)
-        self._limits = Limits.of(facts)
-        self._ends = frozenset(facts["eos_token_ids"])
+        known = facts.read(folder)
+        self._limits = Limits.of(known)
+        self._ends = frozenset(known["eos_token_ids"])
         with _silent_start():
             import executorch.kernels.quantized  # noqa: F401  quantized embeddings
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  attention over the cache
@@ -46,7 +46,7 @@ class ExecutorchRunner:
             if _threadpool_get_thread_count() != threads:
                 _unsafe_reset_threadpool(threads)
             try:
-                program = Runtime.get().load_program(folder / facts["model_files"][0])
+                program = Runtime.get().load_program(folder / known["model_files"][0])
                 self._method = program.load_method("forward")
                 limit = program.load_method("get_max_seq_len").execute(())
             except Exception as error:  # the runtime raises RuntimeError and plain Exception
@@ -61,19 +61,19 @@ class ExecutorchRunner:
         # The program's output memory is its own: the next call may write it again.
         return np.concatenate([logits_SV.copy() for logits_SV in self._read(tokens, 0)])
 
-    def generate(self, tokens: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
         """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
         self._limits.check(tokens, max_new_tokens)
-        return self._continue(list(tokens), max_new_tokens)
+        return self._continue(list(tokens), max_new_tokens, frozenset() if to_the_end else self._ends)
 
-    def _continue(self, text: list[int], max_new_tokens: int) -> Iterator[int]:
+    def _continue(self, text: list[int], max_new_tokens: int, ends: frozenset[int]) -> Iterator[int]:
         read = 0
         for _ in range(max_new_tokens):
             if self._cached_text is not text:
                 self._cached_text, read = text, 0
             for logits_SV in self._read(text[read:], read):
                 token = int(logits_SV[-1].argmax())
-            if token in self._ends:
+            if token in ends:
                 return
             read = len(text)
             text.append(token)

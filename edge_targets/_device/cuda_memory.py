@@ -1,0 +1,111 @@
+"""Memory of the GPU and its name, by the CUDA driver's own library: JetPack ships that, and no Python package for it."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .facts import PackageError
+
+_LIBRARY = "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+_NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: the stream does not wait for the default one."""
+
+
+class CudaError(PackageError):
+    """The driver is not there, or refused; the message says what it was asked for."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What an engine is tied to."""
+
+    name: str
+    compute_capability: str
+
+
+class Cuda:
+    """The first GPU, its primary context and one stream."""
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL(_LIBRARY)
+        except OSError as error:
+            raise CudaError(f"{_LIBRARY} cannot be loaded ({error}); it comes with the driver") from error
+        self._call("cuInit", 0)
+        self._device = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(self._device), 0)
+        self.gpu = self._describe()
+
+    def open(self) -> None:
+        """Take the context and make the stream; what follows needs both."""
+        self._context, stream = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
+        self.use()
+        self._call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
+        self.stream = int(stream.value or 0)
+
+    def use(self) -> None:
+        """Make the context the calling thread's; a runner may be asked from another one than it was loaded in."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def allocate(self, size: int) -> Buffer:
+        """At least one byte, since an address is wanted of an empty tensor too."""
+        address = ctypes.c_uint64()
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(1, size)))
+        return Buffer(self, int(address.value))
+
+    def free(self, address: int) -> None:
+        self._library.cuMemFree_v2(ctypes.c_uint64(address))
+
+    def write(self, address: int, values: NDArray[Any]) -> None:
+        """In the stream's order; `values` must stay as they are until the stream is waited for."""
+        size = ctypes.c_size_t(values.nbytes)
+        source = ctypes.c_void_p(values.ctypes.data)
+        self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, size, ctypes.c_void_p(self.stream))
+
+    def read(self, values: NDArray[Any], address: int) -> None:
+        """In the stream's order; `values` are there once it has been waited for."""
+        size = ctypes.c_size_t(values.nbytes)
+        to = ctypes.c_void_p(values.ctypes.data)
+        self._call("cuMemcpyDtoHAsync_v2", to, ctypes.c_uint64(address), size, ctypes.c_void_p(self.stream))
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        """From one place of the GPU to another, in the stream's order."""
+        addresses = ctypes.c_uint64(to), ctypes.c_uint64(source)
+        self._call("cuMemcpyDtoDAsync_v2", *addresses, ctypes.c_size_t(size), ctypes.c_void_p(self.stream))
+
+    def wait(self) -> None:
+        self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+
+    def _describe(self) -> Gpu:
+        name = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", name, len(name), self._device)
+        version = []
+        for attribute in (_MAJOR, _MINOR):
+            value = ctypes.c_int()
+            self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, self._device)
+            version.append(str(value.value))
+        return Gpu(name.value.decode(), ".".join(version))
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        result = getattr(self._library, function)(*arguments)
+        if result != 0:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorString(result, ctypes.byref(text))
+            said = (text.value or b"no description").decode()
+            raise CudaError(f"{function} failed with {result}: {said}")
+
+
+class Buffer:
+    """Memory of the GPU, given back when nobody holds it any more."""
+
+    def __init__(self, cuda: Cuda, address: int) -> None:
+        self.address = address
+        weakref.finalize(self, cuda.free, address)

@@ -1,0 +1,129 @@
+"""What a device measured of a published package comes back into the registry: `predicted` and `host` become `device`."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import edge_targets
+from components.frontier import Point
+from edge_targets._device import bench
+from flows import tracking
+from registry.store import Store, Version
+
+KIND = "measurement"
+_MOST_BYTES = 1 << 20
+_FEWEST_SAMPLES = 3
+
+
+class MeasurementError(ValueError):
+    """A file of figures that the registry does not take; the message says why."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Whose figures are now a device's, and what they were before."""
+
+    version: Version
+    before: Point
+    after: Point
+    host: str
+
+
+def record(path: Path) -> Recorded:
+    """Take the figures of `python -m device bench` or `amoeba bench` to the version that they were measured on.
+
+    Only samples are believed: medians are taken again. Raises MeasurementError for a file that is no such measurement,
+    for another kind of machine than the target's, and where no published version holds the very same model files.
+    """
+    content = _read(path)
+    figures = _checked(content)
+    registry = tracking.store()
+    version = _measured_version(registry, figures)
+    before = Point.from_json(registry.manifest(version).facts["point"])
+    after = at_device(before, figures)
+    registry.attach(version, KIND, content)
+    return Recorded(version, before, after, figures["host"]["processor"])
+
+
+def point_of(registry: Store, version: Version) -> Point | None:
+    """A version's point, its time and memory a device's where one has measured it; None for a supernet."""
+    point = registry.manifest(version).facts.get("point")
+    if point is None:
+        return None
+    content = registry.attached(version, KIND)
+    published = Point.from_json(point)
+    return published if content is None else at_device(published, _checked(content))
+
+
+def at_device(point: Point, figures: dict[str, Any]) -> Point:
+    """The point with a device's time and memory; quality stays as it was measured."""
+    latency = figures["latency"]
+    shortest = min(latency["ttft_ms_samples"], key=int)
+    return replace(
+        point,
+        ttft_ms=statistics.median(latency["ttft_ms_samples"][shortest]),
+        tpot_ms=statistics.median(latency["tpot_ms_samples"]),
+        memory_mb=latency["peak_memory_mb"],
+        measured_on="device",
+    )
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise MeasurementError(
+            f"{path} has more than {_MOST_BYTES} bytes; figures of `amoeba bench` have a few thousand"
+        )
+    return content
+
+
+def _checked(content: bytes) -> dict[str, Any]:
+    try:
+        figures: dict[str, Any] = json.loads(content)
+        if figures["format_version"] != bench.FORMAT_VERSION:
+            raise MeasurementError(
+                f"the figures are of format {figures['format_version']}; this version reads {bench.FORMAT_VERSION}"
+            )
+        latency = figures["latency"]
+        for samples in (latency["tpot_ms_samples"], *latency["ttft_ms_samples"].values()):
+            if len(samples) < _FEWEST_SAMPLES:
+                raise MeasurementError(f"a measurement has at least {_FEWEST_SAMPLES} runs, got {len(samples)}")
+            _check_positive("a sample", *samples)
+        _check_positive("peak_memory_mb", latency["peak_memory_mb"])
+        target = edge_targets.load(str(figures["target"]))
+        if figures["host"]["machine"] != target.device.machine:
+            raise MeasurementError(
+                f"the figures are of a {str(figures['host']['machine'])[:40]} machine; {target.name} is "
+                f"{target.device.machine}: run bench on the device itself"
+            )
+        if not figures["model_files"] or not isinstance(figures["host"]["processor"], str):
+            raise MeasurementError("the figures name no model files, or no processor; run bench again")
+    except (KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise MeasurementError(
+            f"this is no file of `amoeba bench`: {type(error).__name__} {str(error)[:80]}"
+        ) from error
+    return figures
+
+
+def _check_positive(what: str, *values: Any) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise MeasurementError(f"{what} is a positive number, got {str(value)[:40]!r}")
+
+
+def _measured_version(registry: Store, figures: dict[str, Any]) -> Version:
+    """The newest version, of any base, that holds these model files for this target."""
+    for name in (name for name in registry.models() if name.endswith(f"--{figures['target']}")):
+        for version in registry.versions(name):
+            held = {entry.path: entry.sha256 for entry in registry.manifest(version).files}
+            if all(held.get(path) == digest for path, digest in figures["model_files"].items()):
+                return version
+    raise MeasurementError(
+        f"no published version for {figures['target']} holds the model that was measured; was it published elsewhere?"
+    )

@@ -1,0 +1,37 @@
+"""One way into the registry for supernets and packages: under a run that carries what they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flows import tracking
+from flows.bases import Declared
+from registry.manifest import Manifest
+
+
+def publish(
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    registered_model: str,
+    base: Declared,
+    params: dict[str, Any],
+    alias: str,
+    metrics: dict[str, float],
+    curve: dict[str, Any] | None = None,
+) -> str:
+    """Publish under a run that carries the lineage, unless these very bytes have the alias already; returns the version."""
+    registry = tracking.store()
+    known = registry.published(registered_model, manifest, alias)
+    if known is not None:
+        return known.version
+    with tracking.run(name, tracking.facts_of(base), params) as run:
+        run.metrics(metrics)
+        if curve:
+            run.curve(curve)
+        tags = {f"amoeba.{key}": str(params[key]) for key in ("shape", "quantization") if key in params}
+        version = registry.publish(
+            folder, manifest, registered_model=registered_model, alias=alias, run_id=run.run_id, tags=tags
+        )
+        return version.version
