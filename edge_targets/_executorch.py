@@ -104,7 +104,7 @@ def package(request: PackageRequest, out: Path, *, target: str, backend: Backend
         runner="executorch_runner",
         model_files=[MODEL_FILE],
         varies={MODEL_FILE: _VARIES} if backend == "coreml" else None,
-        bytes_per_cached_value=lowering.Decoder.layer_type.cache_dtype.itemsize,
+        cached_value_bytes=lowering.Decoder.layer_type.cache_dtype.itemsize,
     )
 
 

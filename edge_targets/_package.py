@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.checkpoint import layers_of
+from components.latency import Weights
 from edge_targets import _device
 from edge_targets._device.facts import FORMAT_VERSION, ONLY_FOR, PACKAGE_FILE, RUNNERS
 from edge_targets._target import Package, PackageError, PackageRequest
@@ -33,12 +34,12 @@ def complete(
     runtime: str,
     runner: str,
     model_files: Sequence[str],
-    bytes_per_cached_value: int = 4,
+    cached_value_bytes: int = 4,
     varies: Mapping[str, str] | None = None,
 ) -> Package:
     """Add the texts and `package.json` to a folder that holds `model_files`; raises PackageError for what is missing.
 
-    `varies` says which files another build of the same would write otherwise, and why; `bytes_per_cached_value` is of
+    `varies` says which files another build of the same would write otherwise, and why; `cached_value_bytes` is of
     the KV cache.
     """
     for name in model_files:
@@ -52,7 +53,7 @@ def complete(
         shutil.copyfile(source, out / name)
     config = json.loads((out / "config.json").read_text())
     weights_mb = sum((out / name).stat().st_size for name in model_files) / 1e6
-    kv_cache_mb = kv_cache_bytes(config, request.context_length, bytes_per_cached_value) / 1e6
+    kv_cache_mb = kv_cache_bytes(config, request.context_length, cached_value_bytes) / 1e6
     facts = {
         "format_version": FORMAT_VERSION,
         "target": target,
@@ -95,13 +96,10 @@ def _copy_device_code(to: Path, runner: str) -> None:
         )
 
 
-def kv_cache_bytes(config: Mapping[str, Any], context_length: int, bytes_per_value: int = 4) -> int:
-    """Bytes of keys and values of all attending layers at a full context, for a Llama-like `config.json`."""
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    key_value_heads = config.get("num_key_value_heads") or heads
-    attending = sum(attends for attends, _ in layers_of(config))
-    return int(2 * attending * context_length * key_value_heads * head_dim * bytes_per_value)
+def kv_cache_bytes(config: Mapping[str, Any], context_length: int, cached_value_bytes: int = 4) -> int:
+    """Bytes of keys and values of all attending layers at a full context, counted as they are predicted."""
+    weights = Weights.of(config, layers_of(config), cached_value_bytes=cached_value_bytes)
+    return weights.kv_bytes_a_token * context_length
 
 
 def _eos_token_ids(folder: Path, config: Mapping[str, Any]) -> list[int]:

@@ -22,6 +22,7 @@ from edge_targets._tensorrt_graph import Storage, build
 from edge_targets._tensorrt_operators import unsupported
 
 SCRIPT = "build_engine.sh"
+CACHED_VALUE_BYTES = 2
 _STORAGE = {"fp16": Storage(16, 1, 18, 8), "int4": Storage(4, 64, 21, 10)}
 """Blocks of 64, not 128: hidden sizes such as 576 are no multiple of 128. Weights of 8 bits with float activations are not
 offered: TensorRT's guide lists weight-only quantization for 4 bits and no other integers."""
@@ -75,7 +76,7 @@ def package(request: PackageRequest, out: Path, *, target: str, tensorrt: Versio
         runtime="onnxruntime",
         runner="tensorrt_runner",
         model_files=model_files,
-        bytes_per_cached_value=2,
+        cached_value_bytes=CACHED_VALUE_BYTES,
     )
 
 

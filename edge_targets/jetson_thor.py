@@ -20,7 +20,7 @@ TARGET = Target(
     runtime="onnxruntime",
     extra="jetson",
     quantizations=_tensorrt.QUANTIZATIONS,
-    cached_value_bytes=2,
+    cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
     package=partial(_tensorrt.package, target="jetson_thor", tensorrt=_tensorrt.Versions("10.13")),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,

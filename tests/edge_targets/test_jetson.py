@@ -473,8 +473,7 @@ def test_shapes_of_a_profile_grow_from_least_to_largest(context: int, profile: i
 def shellcheck() -> str:
     beside = Path(sys.executable).parent / "shellcheck"
     found = str(beside) if beside.is_file() else shutil.which("shellcheck")
-    if not found:
-        pytest.skip("shellcheck is not installed: pip install -c constraints.txt '.[dev]'")
+    assert found, "shellcheck is not installed: pip install -c constraints.txt '.[dev]'"
     return found
 
 
