@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # `amoeba onboard smollm2-135m` goes on to every target there is.
 TARGETS ?= x86_avx512 x86_avx2 android_arm64
 
+# Each runs a file of tests at a time and takes up to 6 GB.
+WORKERS ?= 2
+
 .PHONY: onboard test lint types imports unit clean help
 
 help:
@@ -29,7 +32,7 @@ imports: $(READY)
 	$(VENV)/bin/lint-imports
 
 unit: $(READY)
-	$(VENV)/bin/pytest -q
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q --numprocesses=$(WORKERS) --dist=loadfile
 
 $(READY): pyproject.toml constraints.txt scripts/environment
 	@PYTHON="$(PYTHON)" scripts/environment $(VENV)

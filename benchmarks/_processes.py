@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from benchmarks._environments import clean_environment, interpreter
 from benchmarks.contenders import Contender
+from edge_targets._environments import clean_environment, interpreter
 
 _PROJECT = Path(__file__).parents[1]
+_REQUIREMENTS = Path(__file__).parent / "requirements"
 _LAST_WORDS = 3
 
 
@@ -26,7 +27,7 @@ def python_of(contender: Contender, environments: Path) -> Path:
     """Raises PackageError where its environment cannot be made."""
     if contender.environment is None:
         return Path(sys.executable)
-    return interpreter(contender.environment, environments)
+    return interpreter(contender.environment, environments, _REQUIREMENTS)
 
 
 def command(python: Path, verb: str, contender: Contender, *arguments: object) -> list[str]:

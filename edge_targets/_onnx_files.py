@@ -17,19 +17,26 @@ if TYPE_CHECKING:
     from edge_targets._rounding import Rounded
 
 MODEL_FILE = "model.onnx"
-EXTERNAL_DATA_FILE = "model.onnx.data"
-_LARGEST_SINGLE_FILE_BYTES = 1_500_000_000
+LAYERS_FILE = "layers.data"
+TABLES_FILE = "tables.data"
+"""Embedding and head. Training leaves them as they are, so a device that has another subnet of the base has this file."""
+_TABLES = ("model.embed_tokens", "lm_head")
+_SMALLEST_EXTERNAL_BYTES = 1024
 
 
 def write_model(model: Any, out: Path) -> list[str]:
-    """Names of the files written; weights beyond 1.5 GB go beside the model, since a protobuf ends at 2 GB."""
+    """Names of the files written: the graph, and weights beside it, which a runtime maps instead of reading."""
     import onnx
+    from onnx.external_data_helper import set_external_data
 
-    if sum(len(initializer.raw_data) for initializer in model.graph.initializer) <= _LARGEST_SINGLE_FILE_BYTES:
-        onnx.save_model(model, out / MODEL_FILE)
-        return [MODEL_FILE]
-    onnx.save_model(model, out / MODEL_FILE, save_as_external_data=True, location=EXTERNAL_DATA_FILE)
-    return [MODEL_FILE, EXTERNAL_DATA_FILE]
+    places = {MODEL_FILE}
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) >= _SMALLEST_EXTERNAL_BYTES:
+            place = TABLES_FILE if tensor.name.startswith(_TABLES) else LAYERS_FILE
+            set_external_data(tensor, place)
+            places.add(place)
+    onnx.save_model(model, out / MODEL_FILE)
+    return sorted(places, key=lambda place: place != MODEL_FILE)
 
 
 def rounded_weights(request: PackageRequest, grid: Grid | None) -> Mapping[str, Rounded]:

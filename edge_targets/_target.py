@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from components.shape import AnyShape
 from edge_targets._device.facts import PackageError
+from edge_targets._machine import Suits
 
 __all__ = ["Budget", "Device", "Grid", "Package", "PackageError", "PackageRequest", "Quantization", "Target"]
 
@@ -114,12 +115,16 @@ class Target:
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
     cached_value_bytes: int = 4
     """What one number of the KV cache takes."""
+    environment: str | None = None
+    """Whose exporter's pins disagree with ours: `requirements/<environment>.txt` is the environment that packages are made in."""
     ties: bool = True
     """Whether a tied embedding and head are one table in the package."""
     family: str | None = None
     """Targets of one family have packages that differ in the target's name alone: one is built and measured for all."""
     refuses: Callable[[AnyShape], str | None] = field(default=lambda shape: None)
     """Why this target cannot run a shape, or None when it can."""
+    suits: Suits = field(default=lambda machine: None)
+    """Why its packages do not run on a machine, or None when they do."""
     runtime_modules: tuple[str, ...] = ()
     """Modules that must import for a package to run here; `amoeba doctor` looks for them."""
     cannot_run_here: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _executorch
+from edge_targets._machine import phone
 from edge_targets._target import Budget, Device, Target
 
 # A phone with a Snapdragon 7s Gen 3: four Cortex-A720 at 2.4 GHz and two 16-bit channels of LPDDR5-3200, 25.6 GB/s
@@ -24,6 +25,7 @@ TARGET = Target(
     ties=False,
     package=partial(_executorch.package, target="android_arm64"),
     family="xnnpack",
+    suits=phone("android"),
     runtime_modules=("torch", "executorch"),
     notes={"kernels": "XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too."},
 )

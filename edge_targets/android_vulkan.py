@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _executorch, _executorch_inspect
+from edge_targets._machine import phone
 from edge_targets._target import Budget, Device, Target
 
 # The same phone as android_arm64: a Snapdragon 7s Gen 3, 25.6 GB/s (AnandTech, 20 August 2024), of which one model reads
@@ -22,6 +23,7 @@ TARGET = Target(
     quantizations=_executorch.VULKAN,
     ties=False,
     package=partial(_executorch.package, target="android_vulkan", backend="vulkan"),
+    suits=phone("android"),
     runtime_modules=("torch", "executorch"),
     cannot_run_here="ExecuTorch's wheel has no Vulkan runtime; the program runs in an Android app that links it",
     inspect=partial(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _executorch
+from edge_targets._machine import phone
 from edge_targets._target import Budget, Device, Target
 
 # An iPhone 13: two Avalanche cores at 3.23 GHz (the four small ones are left to iOS) and LPDDR4X-4266, 34.1 GB/s (askgeek's
@@ -24,6 +25,7 @@ TARGET = Target(
     ties=False,
     package=partial(_executorch.package, target="iphone_arm64"),
     family="xnnpack",
+    suits=phone("ios"),
     runtime_modules=("torch", "executorch"),
     notes={"kernels": "XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too."},
 )

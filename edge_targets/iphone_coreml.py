@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _executorch, _executorch_inspect
+from edge_targets._machine import phone
 from edge_targets._target import Budget, Device, Target
 
 # An iPhone 13, as iphone_arm64: 34.1 GB/s of memory, of which one model reads 57 % sustained. Its Neural Engine is said
@@ -22,6 +23,7 @@ TARGET = Target(
     quantizations=_executorch.COREML,
     cached_value_bytes=2,
     package=partial(_executorch.package, target="iphone_coreml", backend="coreml"),
+    suits=phone("ios"),
     runtime_modules=("torch", "executorch", "coremltools"),
     cannot_run_here="Core ML is part of iOS and macOS; the program runs in an iPhone app that links ExecuTorch's Core ML",
     inspect=partial(

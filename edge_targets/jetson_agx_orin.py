@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _tensorrt
+from edge_targets._machine import jetson
 from edge_targets._target import Budget, Device, Target
 
 # 64 GB of LPDDR5 at 204.8 GB/s (NVIDIA's data sheet). 70 % of it sustained and seven eighths of the memory free are
@@ -23,6 +24,7 @@ TARGET = Target(
     cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
     package=partial(_tensorrt.package, target="jetson_agx_orin", tensorrt=_tensorrt.Versions("10.3")),
     family="jetson_orin",
+    suits=jetson("AGX Orin", 36),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

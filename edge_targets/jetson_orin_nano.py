@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _tensorrt
+from edge_targets._machine import jetson
 from edge_targets._target import Budget, Device, Target
 
 # 8 GB of LPDDR5 at 68 GB/s, 102 GB/s in Super mode (NVIDIA's data sheet of the module): the figures are for the mode that
@@ -24,6 +25,7 @@ TARGET = Target(
     cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
     package=partial(_tensorrt.package, target="jetson_orin_nano", tensorrt=_tensorrt.Versions("10.3")),
     family="jetson_orin",
+    suits=jetson("Orin Nano", 36),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

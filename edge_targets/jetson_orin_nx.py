@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _tensorrt
+from edge_targets._machine import jetson
 from edge_targets._target import Budget, Device, Target
 
 # 16 GB of LPDDR5 at 102.4 GB/s (NVIDIA's data sheet). Of both, 70 % sustained and three quarters free beside JetPack's
@@ -23,6 +24,7 @@ TARGET = Target(
     cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
     package=partial(_tensorrt.package, target="jetson_orin_nx", tensorrt=_tensorrt.Versions("10.3")),
     family="jetson_orin",
+    suits=jetson("Orin NX", 36),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _tensorrt
+from edge_targets._machine import jetson
 from edge_targets._target import Budget, Device, Target
 
 # 128 GB of LPDDR5X at 273 GB/s (NVIDIA's data sheet). 70 % of it sustained and seven eighths of the memory free are
@@ -22,6 +23,7 @@ TARGET = Target(
     quantizations=_tensorrt.QUANTIZATIONS,
     cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
     package=partial(_tensorrt.package, target="jetson_thor", tensorrt=_tensorrt.Versions("10.13")),
+    suits=jetson("Thor", 38),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

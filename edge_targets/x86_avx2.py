@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _onnx
+from edge_targets._machine import processor
 from edge_targets._target import Budget, Device, Target
 
 # An Intel N100 mini PC: 4 Gracemont cores, one channel of DDR4-3200 is 25.6 GB/s (Intel ARK), of which 70 % sustained.
@@ -22,6 +23,7 @@ TARGET = Target(
     quantizations=_onnx.QUANTIZATIONS,
     package=partial(_onnx.package, target="x86_avx2"),
     family="x86",
+    suits=processor("x86_64", "avx2", "fma"),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes={
         "kernels": "Run under QEMU's Haswell (AVX2, no AVX-512): SmolLM2-135M agreed with float as it does with VNNI; "

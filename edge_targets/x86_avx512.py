@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_targets import _onnx
+from edge_targets._machine import processor
 from edge_targets._target import Budget, Device, Target
 
 # An Intel Core i5-1135G7 laptop: 4 cores, two channels of DDR4-3200 are 51.2 GB/s (Intel ARK), of which 70 % sustained.
@@ -22,6 +23,7 @@ TARGET = Target(
     quantizations=_onnx.QUANTIZATIONS,
     package=partial(_onnx.package, target="x86_avx512"),
     family="x86",
+    suits=processor("x86_64", "avx512f", "avx512_vnni"),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes={"kernels": "MatMulNBits multiplies int8 by int8 with VNNI; a processor without it falls back to AVX2."},
 )

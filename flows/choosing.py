@@ -35,6 +35,11 @@ class Choice:
     """Every candidate, best first."""
 
     @property
+    def predicted(self) -> Candidate:
+        """The candidate that is built."""
+        return next(one.candidate for one in self.verdicts if one.reason == CHOSEN)
+
+    @property
     def built(self) -> tuple[Verdict, ...]:
         """Candidates that were built and then refused."""
         return tuple(one for one in self.verdicts if one.reason.startswith(_BUILT))

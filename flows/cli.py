@@ -12,6 +12,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows import cli_keys, cli_pull, cli_registry
+from flows.cli_output import AllowUnsigned, Json, RequireSignature, print_json
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -19,7 +22,8 @@ app = typer.Typer(
     add_completion=False,
     help="One base language model in, one verified artifact out for every device.",
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+app.command()(cli_pull.pull)
+app.add_typer(cli_keys.app, name="keys")
 
 
 @app.command()
@@ -44,7 +48,7 @@ def onboard(
 
     outcome = run(base, profile, tuple(target or ()))
     if as_json:
-        _print_json(outcome)
+        print_json(outcome)
     else:
         from flows.tables import onboarded
 
@@ -74,7 +78,7 @@ def package(
     given = max_latency_ms is not None or max_memory_mb is not None
     released = run_package(model, target, Budget(max_latency_ms, max_memory_mb) if given else None, alias)
     if as_json:
-        _print_json(released)
+        print_json(released)
     else:
         from flows.tables import packaged
 
@@ -82,47 +86,39 @@ def package(
 
 
 @app.command()
-def pull(
-    model: Annotated[str, typer.Argument(help="The base's name in the registry.")],
-    target: Annotated[str, typer.Argument(help="One of `amoeba targets`.")],
-    to: Annotated[Path, typer.Option(help="The folder that the artifact becomes.")],
-    version: Annotated[str, typer.Option(help="A version number or an alias.")] = "production",
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A pulled artifact.")],
+    require_signature: RequireSignature = False,
+    allow_unsigned: AllowUnsigned = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch an artifact, verify every file, and put it in place in one step.
-
-    \b
-    amoeba pull smollm2-135m x86_avx512 --to model
-    """
-    from flows.tracking import store
-    from registry import naming
-
-    manifest = store().pull(naming.package_model(model, target), to, version, _bytes_done)
-    if as_json:
-        _print_json(
-            {"folder": str(to), "manifest": manifest.digest, "files": len(manifest.files), "bytes": manifest.size}
-        )
-    else:
-        typer.echo(f"{to}: {len(manifest.files)} files, {manifest.size / 1e6:.1f} MB, all verified")
-
-
-@app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="A pulled artifact.")], as_json: Json = False) -> None:
-    """Check a pulled artifact's files against its manifest again.
+    """Check a pulled artifact's files and its signature again.
 
     \b
     amoeba verify model
+    amoeba verify model --require-signature
     """
+    from flows import trusting
     from registry.manifest import read_manifest
 
     manifest = read_manifest(folder)
+    signer = trusting.signer_of(folder, manifest, trusting.wanted(require_signature, allow_unsigned))
     manifest.verify(folder)
     if as_json:
-        _print_json(
-            {"folder": str(folder), "manifest": manifest.digest, "files": len(manifest.files), "verified": True}
+        print_json(
+            {
+                "folder": str(folder),
+                "manifest": manifest.digest,
+                "files": len(manifest.files),
+                "verified": True,
+                "signer": signer,
+            }
         )
     else:
-        typer.echo(f"{folder}: {len(manifest.files)} files are what the manifest says ({manifest.digest[:12]})")
+        typer.echo(
+            f"{folder}: {len(manifest.files)} files are what the manifest says ({manifest.digest[:12]}); "
+            f"{trusting.told(signer)}"
+        )
 
 
 @app.command()
@@ -141,7 +137,7 @@ def run(
     conversation = _conversation(folder, threads)
     pieces = conversation([{"role": "user", "content": prompt}], max_tokens)
     if as_json:
-        _print_json({"prompt": prompt, "answer": "".join(pieces)})
+        print_json({"prompt": prompt, "answer": "".join(pieces)})
         return
     for piece in pieces:
         typer.echo(piece, nl=False)
@@ -216,7 +212,7 @@ def bench(
     using = threads or os.cpu_count() or 1
     figures = measure(folder, facts.load(folder, using), using, runs, new_tokens, progress("bench"))
     if out is None:
-        _print_json(figures)
+        print_json(figures)
     else:
         replace_text(out, json.dumps(figures, indent=1) + "\n")
         typer.echo(
@@ -239,7 +235,7 @@ def measured(
 
     recorded = record(file)
     if as_json:
-        _print_json(recorded)
+        print_json(recorded)
         return
     was, now = recorded.before, recorded.after
     typer.echo(
@@ -268,7 +264,7 @@ def check(
     checked = run_check(model, tuple(target or ()), baseline)
     verdict = overall(checked)
     if as_json:
-        _print_json({"verdict": verdict, "packages": checked})
+        print_json({"verdict": verdict, "packages": checked})
     else:
         from flows.tables import checked as show
 
@@ -287,7 +283,7 @@ def targets(as_json: Json = False) -> None:
 
     known = [edge_targets.load(name) for name in edge_targets.names()]
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": target.name,
@@ -318,22 +314,52 @@ def frontier(
     """
     from flows.measured import point_of
     from flows.tracking import store
+    from registry.errors import SignatureError
 
     registry = store()
     names = [name for name in registry.models() if model is None or name.split("--")[0] == model]
     if model is not None and not names:
         registry.versions(model)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         for version in registry.versions(name):
-            point = point_of(registry, version)
-            rows.append({"version": version, "point": point, "lineage": registry.manifest(version).lineage})
+            try:
+                point, lineage = point_of(registry, version), registry.manifest(version).lineage
+            except SignatureError as error:
+                rows.append({"version": version, "point": None, "lineage": {}, "refused": str(error)})
+            else:
+                rows.append({"version": version, "point": point, "lineage": lineage})
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     from flows.tables import releases
 
     releases(rows)
+
+
+@app.command()
+def lineage(
+    model: Annotated[str, typer.Argument(help="A base's name in the registry, or NAME@ALIAS or NAME@VERSION.")],
+    target: Annotated[str | None, typer.Argument(help="One of `amoeba targets`; the supernet when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a release was made from, step by step, each with its digest: base, data, selection, supernet, subnet, package.
+
+    \b
+    amoeba lineage smollm2-135m x86_avx512
+    amoeba lineage smollm2-135m@previous x86_avx512
+    """
+    from flows.lineage import trace
+    from flows.tracking import store
+
+    name, _, chosen = model.partition("@")
+    steps = trace(store(), name, target, chosen or "production")
+    if as_json:
+        print_json(steps)
+        return
+    from flows.tables import lineage_steps
+
+    lineage_steps(steps)
 
 
 @app.command()
@@ -347,12 +373,15 @@ def doctor(as_json: Json = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json(findings)
+        print_json(findings)
     else:
         from flows.tables import examined
 
         examined(findings)
     raise typer.Exit(0 if all(finding.fine for finding in findings) else 1)
+
+
+cli_registry.add_to(app)
 
 
 def _conversation(folder: Path, threads: int | None) -> Any:
@@ -412,24 +441,6 @@ def _ask() -> str:
         return input("> " if sys.stdin.isatty() else "")
     except EOFError:
         return ""
-
-
-def _bytes_done(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        sys.stderr.write(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB{end}")
-        sys.stderr.flush()
-
-
-def _print_json(value: Any) -> None:
-    from dataclasses import asdict, is_dataclass
-
-    def plain(part: Any) -> Any:
-        if is_dataclass(part) and not isinstance(part, type):
-            return asdict(part)
-        return str(part)
-
-    typer.echo(json.dumps(value, default=plain, indent=2))
 
 
 def _fail(message: str) -> NoReturn:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edge_targets
+from flows import trusting
 from flows.settings import WorkspaceError, settings
 from registry.errors import RegistryError
 
@@ -32,7 +33,7 @@ class Finding:
 
 def examine() -> tuple[Finding, ...]:
     """Python, packages, targets, workspace, disk, registry and remote, in the order they are needed."""
-    return (_python(), *_packages(), *_targets(), *_places())
+    return (_python(), *_packages(), *_targets(), _signing(), _trusted(), *_places())
 
 
 def _python() -> Finding:
@@ -59,6 +60,32 @@ def _targets() -> Iterator[Finding]:
             yield Finding(f"target {name}", False, f"lacks {', '.join(lacking)}", remedy)
         else:
             yield Finding(f"target {name}", True, f"{target.runtime} {importlib.metadata.version(target.runtime)}")
+
+
+def _signing() -> Finding:
+    """What is published unsigned is no fault; a key that cannot sign is."""
+    key_file = trusting.signing_key()
+    if key_file is None:
+        return Finding("signing key", True, "none: what is published here is not signed")
+    try:
+        public = key_file.read().public
+    except RegistryError as error:
+        return Finding("signing key", False, str(key_file.path), str(error))
+    if importlib.util.find_spec("model_signing") is None:
+        remedy = "pip install -c constraints.txt -e '.[sign]'"
+        return Finding("signing key", False, "lacks model-signing", remedy)
+    return Finding("signing key", True, f"{public.name} ({public.fingerprint[:12]})")
+
+
+def _trusted() -> Finding:
+    try:
+        trust = trusting.trust()
+    except RegistryError as error:
+        return Finding("trusted keys", False, "cannot be read", str(error))
+    if not trust.knows_a_key:
+        return Finding("trusted keys", True, "none: who published what is pulled is not verified")
+    names = [key.name for key in trust.keys if trust.revocation(key.fingerprint) is None]
+    return Finding("trusted keys", True, f"{', '.join(names) or 'none'}; {len(trust.revoked)} revoked")
 
 
 def _places() -> Iterator[Finding]:

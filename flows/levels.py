@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from components.progress import progress, say
 from components.quiet import quiet_libraries
-from flows import data
+from flows import tracking
 from flows.bases import declared
 from flows.settings import settings
 from registry.manifest import MANIFEST_FILE, Manifest
@@ -45,7 +45,7 @@ def make_levels(model: str, to: Path) -> Path:
         save_levels(supernet, (supernet.full, *supernet.space.mixed), folder, origin)
         say("levels: measuring every level and share of the prompt")
         save_adaptive(folder, head, numbers, half, progress("levels: operating points"))
-        lineage = {"base_fingerprint": base.fingerprint, **data.lineage(base)}
+        lineage = tracking.lineage_of(base, origin.licence)
         manifest = Manifest.of(folder, kind="supernet", model=base.name, target=None, facts={}, lineage=lineage)
         (folder / MANIFEST_FILE).write_bytes(manifest.canonical())
         folder.rename(to)

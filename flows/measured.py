@@ -13,6 +13,7 @@ import edge_targets
 from components.frontier import Point
 from edge_targets._device import bench
 from flows import tracking
+from registry.errors import SignatureError
 from registry.store import Store, Version
 
 KIND = "measurement"
@@ -121,7 +122,10 @@ def _measured_version(registry: Store, figures: dict[str, Any]) -> Version:
     """The newest version, of any base, that holds these model files for this target."""
     for name in (name for name in registry.models() if name.endswith(f"--{figures['target']}")):
         for version in registry.versions(name):
-            held = {entry.path: entry.sha256 for entry in registry.manifest(version).files}
+            try:
+                held = {entry.path: entry.sha256 for entry in registry.manifest(version).files}
+            except SignatureError:
+                continue  # what nobody trusted signed cannot be what was measured
             if all(held.get(path) == digest for path, digest in figures["model_files"].items()):
                 return version
     raise MeasurementError(

@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 import edge_targets
 from components.base import Base, resolve
-from flows import data, measuring
+from flows import data, measuring, tracking
 from flows.bases import Declared, check_profile, declare, parameters
 from flows.choosing import Choice
 from flows.package import Released, build, release
@@ -56,7 +56,7 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
     base = declare(origin, profile)
     for stage in data.STAGES:
         reproduce(stage, base)
-    supernet_version = register_supernet(base)
+    supernet_version = register_supernet(base, origin.licence)
     jobs = {target: build.submit(base, origin.folder, target) for target in wanted}
     full = measure_full_model(base, origin.folder)
     # All are built before the first is measured: a builder beside it would double an artifact's time.
@@ -89,7 +89,7 @@ def reproduce(stage: str, base: Declared) -> None:
 
 
 @task
-def register_supernet(base: Declared) -> str:
+def register_supernet(base: Declared, licence: str) -> str:
     """Publish the supernet as a version of the base's registered model, with its curve; returns the version."""
     folder = base.artifacts / "supernet"
     facts = json.loads((folder / "supernet.json").read_text())
@@ -99,7 +99,7 @@ def register_supernet(base: Declared) -> str:
         model=base.name,
         target=None,
         facts={"validation_perplexity": facts["validation_perplexity"]},
-        lineage={"base_fingerprint": base.fingerprint, **data.lineage(base)},
+        lineage=tracking.lineage_of(base, licence),
     )
     return publish(
         f"supernet {base.name}",

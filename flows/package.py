@@ -16,14 +16,14 @@ import edge_targets
 from components.base import resolve
 from components.frontier import Point
 from edge_targets._target import Budget
-from flows import choosing, data, measuring, packaging
+from flows import choosing, measuring, packaging, tracking
 from flows.bases import Declared, declared
 from flows.choosing import Choice
 from flows.publishing import publish
 from flows.settings import settings
 from flows.space import ensure_space
 from flows.work import JobError
-from registry import naming
+from registry import bom, naming
 from registry.manifest import Manifest
 from registry.store import CANDIDATE
 
@@ -80,7 +80,11 @@ def release(base: Declared, choice: Choice, alias: str) -> Released:
         model=base.name,
         target=choice.target,
         facts={"point": point.to_json(), "measurement": figures, "package_key": packaging.package_key(base, choice)},
-        lineage={"base_fingerprint": base.fingerprint, **data.lineage(base), "builders": packaging.builder_versions()},
+        lineage={
+            **tracking.lineage_of(base, packaging.licence_of(folder)),
+            "builders": packaging.builder_versions(),
+            "subnet_sha256": bom.subnet_of((folder / bom.BOM_FILE).read_bytes()),
+        },
     )
     registered_model = naming.package_model(base.name, choice.target)
     version = publish(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
+import re
+import sys
 from pathlib import Path
 from threading import Lock
 
@@ -11,11 +14,14 @@ import edge_targets
 from components.quiet import quiet_libraries
 from components.shape import AnyShape, Shape
 from edge_targets import _package
+from edge_targets._environments import interpreter
 from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
 from flows.settings import settings
-from flows.work import key_of, once, run_apart
+from flows.work import content_digest, key_of, once, run_apart
+from registry import bom
+from registry.manifest import files_of
 
 _ONE_MODEL_AT_A_TIME = Lock()
 """transformers builds models under settings of the whole process: another thread's model would come out without weights."""
@@ -47,6 +53,7 @@ def package_for(base: Declared, choice: Choice) -> Path:
 
     def name_into(folder: Path) -> None:
         _package.rename(_built(base, choice), folder, choice.target)
+        _list_materials(base, choice, folder)
 
     return once(settings().cache / "packages" / package_key(base, choice), name_into)
 
@@ -65,14 +72,51 @@ def _built(base: Declared, choice: Choice) -> Path:
                 *("--calibration-windows", str(numbers["calibration_windows"])),
             ],
             f"packaging {choice.shape} {choice.quantization} for {choice.target}",
+            _exporter(choice.target),
         )
 
     return once(settings().cache / "built" / build_key(base, choice), build_into)
 
 
+def _exporter(target: str) -> Path:
+    """The Python that a target's exporter runs in: ours, or that of an environment of its own, made where it is not there yet."""
+    environment = edge_targets.load(target).environment
+    if environment is None:
+        return Path(sys.executable)
+    return interpreter(environment, settings().cache / "environments")
+
+
 def package_key(base: Declared, choice: Choice) -> str:
     """The digest of everything that decides a package's bytes."""
-    return key_of({"build": build_key(base, choice), "target": choice.target})
+    return key_of({"build": build_key(base, choice), "target": choice.target, "bill": bom.FORMAT_VERSION})
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that a package's or checkpoint's own card states."""
+    stated = re.search(r"^license: (.+)$", (folder / "README.md").read_text(), re.MULTILINE)
+    return stated[1] if stated else "not stated"
+
+
+def _list_materials(base: Declared, choice: Choice, folder: Path) -> None:
+    """Write the package's bill of materials into it, for all files that it has by now."""
+    checkpoint = checkpoint_for(base, choice.shape)
+    facts = json.loads((folder / "package.json").read_text())
+    made_of = bom.Ingredients(
+        model=base.name,
+        target=choice.target,
+        shape=str(choice.shape),
+        quantization=choice.quantization,
+        architecture=json.loads((folder / "config.json").read_text())["architectures"][0],
+        licence=licence_of(folder),
+        base_fingerprint=base.fingerprint,
+        data_revision=revision("data", base),
+        selection_revision=revision("selection", base),
+        supernet_revision=revision("supernet", base),
+        subnet_sha256=content_digest(checkpoint),
+        runtime=(facts["runtime"]["name"], facts["runtime"]["version"]),
+        builders=builder_versions(),
+    )
+    (folder / bom.BOM_FILE).write_bytes(bom.bill_of_materials(made_of, files_of(folder)))
 
 
 def build_key(base: Declared, choice: Choice) -> str:

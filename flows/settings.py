@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 WORKSPACE_FILES = ("dvc.yaml", "params.yaml", "bases.yaml")
@@ -27,6 +28,15 @@ class Settings(BaseSettings):
     """An MLflow server; an SQLite file in the workspace when not set."""
     dvc_remote: str | None = None
     """Where DVC pushes to; a folder in the workspace when not set."""
+    trust: Path | None = None
+    """The folder of the public keys that are believed; the user's own and the workspace's when not set."""
+    signing_key: Path | None = None
+    """The private key that signs what is published; nothing is signed when not set."""
+    signing_key_password: SecretStr | None = None
+    pull_cache: Path | None = Field(default=None, validation_alias="AMOEBA_CACHE")
+    """Where pulled files are kept; a folder of the user's, as the platform has it, when not set."""
+    cache_megabytes: int = Field(default=10_000, gt=0)
+    """Most that is kept there; the files used longest ago go first."""
 
     @property
     def root(self) -> Path:
@@ -49,6 +59,12 @@ class Settings(BaseSettings):
     @property
     def cache(self) -> Path:
         return self.home / "cache"
+
+    @property
+    def pulled(self) -> Path:
+        import platformdirs
+
+        return self.pull_cache or platformdirs.user_cache_path("amoeba-edge", appauthor=False)
 
     @property
     def registry_uri(self) -> str:

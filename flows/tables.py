@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from edge_targets._target import Target
     from flows.check import Checked, Verdict
     from flows.doctor import Finding
+    from flows.lineage import Step
     from flows.onboard import Outcome
     from flows.package import Released
+    from registry.promotions import Promotion
 
 _WIDE = 200
 
@@ -135,8 +137,22 @@ def releases(rows: Sequence[dict[str, Any]]) -> None:
             version.version,
             ", ".join(version.aliases),
             *figures,
-            row["lineage"]["data_revision"][:12],
+            row["lineage"].get("data_revision", "not signed by a trusted key")[:27],
         )
+    _show(table)
+
+
+def promotions(records: Sequence[Promotion]) -> None:
+    table = _table("promotions", ["serial", "alias", "version", "before", "by", "at", "reason"])
+    for one in records:
+        table.add_row(str(one.serial), one.alias, one.version, one.before or "", one.by, one.at, one.reason)
+    _show(table)
+
+
+def lineage_steps(steps: Sequence[Step]) -> None:
+    table = _table("lineage", ["step", "what", "digest"])
+    for step in steps:
+        table.add_row(step.step, step.what, step.digest)
     _show(table)
 
 

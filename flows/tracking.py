@@ -6,19 +6,33 @@ import importlib.metadata
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from flows import trusting
 from flows.bases import Declared
 from flows.data import lineage
 from flows.settings import settings
+from registry.shelf import Shelf
 from registry.store import Store
+from registry.trust import Wanted
 
 _VERSIONS_OF = ("torch", "transformers", "onnxruntime", "executorch", "torchao", "mlflow", "prefect", "dvc")
 
 
-def store() -> Store:
-    """The registry this workspace publishes to."""
-    return Store(settings().registry_uri, settings().artifact_root)
+def store(signature: Wanted = "when known") -> Store:
+    """The registry this workspace publishes to, and when what is read from it must be signed."""
+    return Store(
+        settings().registry_uri,
+        settings().artifact_root,
+        trust=trusting.trust(signature),
+        signing_key=trusting.signing_key(),
+    )
+
+
+def shelf() -> Shelf:
+    """Where this user's pulled files are kept."""
+    return Shelf(settings().pulled, settings().cache_megabytes * 1_000_000)
 
 
 def facts_of(base: Declared) -> dict[str, Any]:
@@ -32,6 +46,14 @@ def facts_of(base: Declared) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "versions": _versions(),
     }
+
+
+def lineage_of(base: Declared, licence: str) -> dict[str, Any]:
+    """The same for a manifest, with the base's licence; a base that is a local folder is named, not its path."""
+    facts = {**facts_of(base), "base_licence": licence}
+    if Path(base.source).is_absolute():
+        facts["base_source"] = "local"
+    return facts
 
 
 @contextmanager

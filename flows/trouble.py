@@ -48,4 +48,4 @@ def _install_line(module: str) -> str:
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
         if name and extra and name[0].lower() == wanted:
             return f"pip install -c constraints.txt -e '.[{extra[1]}]' brings it"
-    return "pip install -c constraints.txt -e '.[build,x86,jetson,phone]' brings what is needed"
+    return "pip install -c constraints.txt -e '.[build,x86,jetson,phone,sign]' brings what is needed"

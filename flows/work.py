@@ -26,10 +26,10 @@ class JobError(Exception):
     """A target's job failed; nothing of it was published."""
 
 
-def run_apart(arguments: list[str], what: str) -> None:
+def run_apart(arguments: list[str], what: str, python: str | Path = sys.executable) -> None:
     """Run in a process of its own, its standard error passed on line by line; raises JobError with its last words."""
     say(what)
-    command = [sys.executable, "-m", "edge_targets", *arguments]
+    command = [str(python), "-m", "edge_targets", *arguments]
     kept: deque[str] = deque(maxlen=50)
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
@@ -50,18 +50,19 @@ def once(folder: Path, fill: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_suffix(".sha256")
     with FileLock(folder.with_suffix(".lock")):
-        if folder.is_dir() and (not made.is_file() or made.read_text() != _digest(folder)):
+        if folder.is_dir() and (not made.is_file() or made.read_text() != content_digest(folder)):
             shutil.rmtree(folder)
         if not folder.is_dir():
             with _beside(folder) as half:
                 fill(half)
                 half.chmod(0o755)
-                made.write_text(_digest(half))
+                made.write_text(content_digest(half))
                 half.rename(folder)
     return folder
 
 
-def _digest(folder: Path) -> str:
+def content_digest(folder: Path) -> str:
+    """SHA-256 over every file's path and digest."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:

@@ -25,3 +25,11 @@ class UnreachableError(RegistryError):
 
 class NoSpaceError(RegistryError):
     """The disk is too full for what was to be written."""
+
+
+class ConflictError(RegistryError):
+    """Someone else promoted meanwhile."""
+
+
+class SignatureError(RegistryError):
+    """What must be signed is not signed, or not by a key that is trusted, or was altered after it was signed."""

@@ -2,14 +2,10 @@
 
 Rules, checked whenever a manifest is made, read or compared with a folder:
 
-1. A path is relative, in POSIX form and in NFC, with no `..`, no empty or dotted-only part, no backslash, colon or
-   control character, and nothing that means something else in a URL.
-2. No two paths, nor the folders on the way to them, are the same to a file system that folds case or normalises
-   Unicode; no path is both a file and a folder.
-3. Nothing that unpickles when opened is listed: the suffix alone refuses it.
-4. Counts and sizes, one by one and together, are bounded before anything is read into memory.
-5. A folder holds exactly the listed files: plain files, no links, nothing else.
-6. The canonical form is unique: sorted keys, sorted files, no spaces, UTF-8, one newline at the end. Whatever cannot
+1. Every path is one that `registry.paths` takes, and no two are the same place anywhere.
+2. Counts and sizes, one by one and together, are bounded before anything is read into memory.
+3. A folder holds exactly the listed files, its manifest and perhaps a signature: plain files, no links, nothing else.
+4. The canonical form is unique: sorted keys, sorted files, no spaces, UTF-8, one newline at the end. Whatever cannot
    be written so (NaN, half a surrogate pair, deep nesting) is in no manifest.
 """
 
@@ -20,24 +16,21 @@ import json
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from registry.errors import DamagedError, RefusedError
+from registry.paths import MANIFEST_FILE as MANIFEST_FILE
+from registry.paths import UNLISTED, check_apart, check_path
 
-MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 MOST_MANIFEST_BYTES = 4 << 20
 _MOST_FILES = 10_000
 _MOST_BYTES = 1 << 40
-_MOST_PATH_CHARACTERS = 500
-_MOST_PART_BYTES = 255
 _MOST_NAME_CHARACTERS = 200
 _MOST_NESTING = 32
-_PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Kind = Literal["package", "supernet"]
@@ -52,7 +45,7 @@ class FileEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        _check_path(self.path)
+        check_path(self.path)
         if not _whole(self.size) or not 0 <= self.size < _MOST_BYTES:
             raise RefusedError(f"{self.path} is said to have {self.size!r} bytes; 0 to {_MOST_BYTES - 1} are taken")
         if not isinstance(self.sha256, str) or not _DIGEST.fullmatch(self.sha256):
@@ -121,7 +114,7 @@ class Manifest:
         paths = [entry.path for entry in self.files]
         if paths != sorted(paths):
             raise RefusedError("a manifest's files are sorted by path")
-        _check_apart(paths)
+        check_apart(paths)
 
     @classmethod
     def of(
@@ -138,10 +131,7 @@ class Manifest:
 
         Raises RefusedError for what a manifest cannot list, DamagedError for links and for what cannot be read.
         """
-        entries = tuple(
-            FileEntry(name, (folder / name).stat().st_size, digest_of(folder / name)) for name in sorted(_files(folder))
-        )
-        return cls(kind, model, target, entries, facts, lineage)
+        return cls(kind, model, target, files_of(folder), facts, lineage)
 
     @classmethod
     def parse(cls, content: bytes) -> Manifest:
@@ -198,6 +188,13 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.parse(file.read(MOST_MANIFEST_BYTES + 1))
 
 
+def files_of(folder: Path) -> tuple[FileEntry, ...]:
+    """Every file of a folder as it is, sorted; raises as `Manifest.of` does."""
+    return tuple(
+        FileEntry(name, (folder / name).stat().st_size, digest_of(folder / name)) for name in sorted(_files(folder))
+    )
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
@@ -217,48 +214,9 @@ def _files(folder: Path) -> set[str]:
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise DamagedError(f"{path} is a link or a special file; an artifact holds plain files only")
         found.update((Path(root) / name).relative_to(folder).as_posix() for name in names)
-        if len(found) > _MOST_FILES + 1:
+        if len(found) > _MOST_FILES + len(UNLISTED):
             raise RefusedError(f"{folder} holds more than {_MOST_FILES} files, the most that a manifest lists")
-    return found - {MANIFEST_FILE}
-
-
-def _check_apart(paths: list[str]) -> None:
-    """Raise RefusedError where two paths, or folders on the way, would meet on a file system that folds names."""
-    places = {_folded(MANIFEST_FILE): (MANIFEST_FILE, True)}
-    for path in paths:
-        parts = path.split("/")
-        for count in range(1, len(parts) + 1):
-            place, is_file = "/".join(parts[:count]), count == len(parts)
-            other, other_is_file = places.setdefault(_folded(place), (place, is_file))
-            if other == MANIFEST_FILE and count == 1:
-                raise RefusedError(f"{path!r} takes the place of {MANIFEST_FILE}, which a manifest does not list")
-            if other == place and other_is_file != is_file:
-                raise RefusedError(f"{place!r} is both a file and a folder of the manifest")
-            if other != place:
-                raise RefusedError(f"{place!r} and {other!r} of the manifest are the same place to some file systems")
-    if len(set(paths)) != len(paths):
-        raise RefusedError("a manifest lists each file once")
-
-
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
-
-
-def _check_path(path: Any) -> None:
-    if not isinstance(path, str) or not 1 <= len(path) <= _MOST_PATH_CHARACTERS:
-        raise RefusedError(f"a path has 1 to {_MOST_PATH_CHARACTERS} characters, got {str(path)[:80]!r}")
-    parts = path.split("/")
-    if any(part.strip(". ") == "" or part != part.strip(" ") or part.endswith(".") for part in parts):
-        raise RefusedError(f"path {path!r} has an empty, dotted or space-ended part")
-    # MLflow puts a path into a URL as it is, so `#` cuts it short and `%41` arrives as `A`.
-    if any(character in '\\:<>"|?*#%' or unicodedata.category(character)[0] == "C" for character in path):
-        raise RefusedError(f"path {path!r} has a character that not every file system or server takes")
-    if any(len(part.encode()) > _MOST_PART_BYTES for part in parts):
-        raise RefusedError(f"path {path[:80]!r}… has a part of more than {_MOST_PART_BYTES} bytes")
-    if unicodedata.normalize("NFC", path) != path:
-        raise RefusedError(f"path {path!r} is not in Unicode's NFC form")
-    if path.casefold().endswith(_PICKLED):
-        raise RefusedError(f"{path} may be a pickle, which runs code when opened; use safetensors or another suffix")
+    return found - set(UNLISTED)
 
 
 def _plain(name: str, value: Any) -> dict[str, Any]:

@@ -34,6 +34,16 @@ def check_registered(name: str) -> str:
     return package_model(base, target) if separator else supernet_model(base)
 
 
+def check_same(registered_model: str, base: str, target: str | None) -> None:
+    """Raise RefusedError when a manifest of this base and target stands under another registered model's name."""
+    own = package_model(base, target) if target else supernet_model(base)
+    if own != registered_model:
+        raise RefusedError(
+            f"the manifest under {registered_model} is one of {own}: another model's bytes; "
+            f"ask for {own}, or publish {registered_model} again"
+        )
+
+
 def check_alias(name: str) -> str:
     """The name as it is when an alias may have it; raises RefusedError. MLflow keeps `latest` and `v1` for itself."""
     if len(name) > _MOST_CHARACTERS or not _ALIAS.fullmatch(name):

@@ -69,7 +69,7 @@ def test_a_package_measures_itself_alone(package: Path, tmp_path: Path) -> None:
     figures = json.loads(out.read_text())
     assert len(figures["latency"]["tpot_ms_samples"]) == 3
     assert figures["latency"]["ttft_ms_samples"].keys() == {"30"}
-    assert figures["model_files"].keys() == {"model.onnx"}
+    assert figures["model_files"].keys() == {"model.onnx", "layers.data", "tables.data"}
     assert figures["latency"]["threads"] == 1
     assert "governor" in figures["host"]
 

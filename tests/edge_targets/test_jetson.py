@@ -32,7 +32,7 @@ import edge_targets
 from components.mixed import MixedConfig, MixedForCausalLM
 from components.selection import LayerCut
 from components.shape import AnyShape, Shape, parse_shape
-from edge_targets import _device, _onnx_blocks, _onnx_files, _tensorrt
+from edge_targets import _device, _onnx_blocks, _tensorrt
 from edge_targets._device import cuda_memory, facts, tensorrt_engine
 from edge_targets._device.greedy import PREFILL_TOKENS
 from edge_targets._device.tensorrt_engine import Fingerprint, Plan, engine_path
@@ -298,16 +298,6 @@ def test_the_same_checkpoint_packaged_twice_gives_the_same_bytes(
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
     assert all((first / file).read_bytes() == (second / file).read_bytes() for file in files)
-
-
-def test_weights_beyond_one_file_s_size_go_to_external_data(
-    checkpoint: Path, model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_onnx_files, "_LARGEST_SINGLE_FILE_BYTES", 1000)
-    folder = pack(checkpoint, tmp_path / "package")
-    assert facts.read(folder)["model_files"] == ["model.onnx", "model.onnx.data"]
-    wanted = torch_logits(model, TOKENS)
-    np.testing.assert_allclose(load(folder, 1).logits(TOKENS), wanted, atol=0.01 * float(np.abs(wanted).max()))
 
 
 def device(package: Path, *arguments: str, script: str = "run.py") -> subprocess.CompletedProcess[str]:

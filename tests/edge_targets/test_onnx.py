@@ -31,7 +31,7 @@ from transformers import (
 
 import edge_targets
 from components.shape import Shape
-from edge_targets import _onnx, _onnx_files
+from edge_targets import _onnx
 from edge_targets._device.onnxruntime_runner import OnnxRunner, load
 from edge_targets._onnx_blocks import quantize
 from edge_targets._rounding import calibrated
@@ -233,14 +233,24 @@ def test_the_same_checkpoint_packaged_twice_gives_the_same_bytes(checkpoint: Pat
         assert first == second
 
 
-def test_weights_beyond_one_file_s_size_go_to_external_data(
-    checkpoint: Path, model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_onnx_files, "_LARGEST_SINGLE_FILE_BYTES", 1000)
+def test_weights_lie_beside_the_graph_and_the_tables_by_themselves(checkpoint: Path, tmp_path: Path) -> None:
     folder = pack(checkpoint, tmp_path / "package")
-    assert (folder / "model.onnx.data").stat().st_size > (folder / "model.onnx").stat().st_size
-    assert json.loads((folder / "package.json").read_text())["model_files"] == ["model.onnx", "model.onnx.data"]
-    np.testing.assert_allclose(load(folder, 1).logits(PROMPT), torch_logits(model, PROMPT), atol=1e-3)
+    assert json.loads((folder / "package.json").read_text())["model_files"] == [
+        "model.onnx",
+        "layers.data",
+        "tables.data",
+    ]
+    assert (folder / "layers.data").stat().st_size > (folder / "model.onnx").stat().st_size
+    changed = LlamaForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        for layer in changed.model.layers:
+            layer.mlp.up_proj.weight.mul_(1.5)
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    changed.save_pretrained(other)
+    trained = pack(other, tmp_path / "trained")
+    assert (trained / "tables.data").read_bytes() == (folder / "tables.data").read_bytes()
+    assert (trained / "layers.data").read_bytes() != (folder / "layers.data").read_bytes()
 
 
 @pytest.mark.parametrize(("bits", "block"), [(8, 64), (8, 32), (4, 32)])

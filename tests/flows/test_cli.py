@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.artifacts import FILES, write_artifact
 from fixtures.workspace import amoeba, make_workspace
 
 import edge_targets
+from flows.settings import Settings
 
 VERBS = (
     "onboard",
@@ -23,15 +25,36 @@ VERBS = (
     "check",
     "targets",
     "frontier",
+    "lineage",
     "doctor",
+    "promote",
+    "rollback",
+    "history",
+    "gc",
+    "keys new",
+    "keys list",
+    "keys trust",
+    "keys revoke",
 )
-HEAVY = {"torch", "transformers", "mlflow", "prefect", "dvc", "onnxruntime", "executorch", "numpy", "rich", "pydantic"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "mlflow",
+    "prefect",
+    "dvc",
+    "onnxruntime",
+    "executorch",
+    "numpy",
+    "rich",
+    "pydantic",
+    "cryptography",
+}
 OURS = {"flows", "components", "registry", "edge_targets"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_with_an_example(verb: str, tmp_path: Path) -> None:
-    done = amoeba(tmp_path, verb, "--help")
+    done = amoeba(tmp_path, *verb.split(), "--help")
     assert done.returncode == 0
     assert f"amoeba {verb}" in done.stdout.split("Options")[0].split("Usage")[1]
 
@@ -87,3 +110,27 @@ def test_no_other_installed_distribution_ships_a_folder_of_our_names() -> None:
 @pytest.mark.parametrize("package", sorted(OURS))
 def test_every_package_says_that_it_is_typed(package: str) -> None:
     assert (Path(__file__).parents[2] / package / "py.typed").is_file()
+
+
+def test_a_pull_goes_back_to_what_it_replaced_without_a_registry(tmp_path: Path) -> None:
+    for folder, more in (("device", b"new"), (".device.previous", b"old")):
+        made = write_artifact(tmp_path / folder, "tiny", files={**FILES, "more": more})
+        (tmp_path / folder / "manifest.json").write_bytes(made.canonical())
+    asked = ("pull", "tiny", "x86", "--to", "device", "--rollback", "--json")
+    nowhere = {"AMOEBA_MLFLOW_URI": "http://127.0.0.1:9"}
+    done = amoeba(tmp_path, *asked, **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["manifest"] == made.digest
+    assert (tmp_path / "device" / "more").read_bytes() == b"old"
+    assert amoeba(tmp_path, *asked, **nowhere).returncode == 0
+    assert (tmp_path / "device" / "more").read_bytes() == b"new"
+
+
+def test_pulled_files_are_kept_in_the_users_cache_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMOEBA_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/srv/caches")
+    assert Settings().pulled.name == "amoeba-edge"
+    monkeypatch.setenv("AMOEBA_CACHE", "/srv/elsewhere")
+    monkeypatch.setenv("AMOEBA_CACHE_MEGABYTES", "5")
+    assert Settings().pulled == Path("/srv/elsewhere")
+    assert Settings().cache_megabytes == 5

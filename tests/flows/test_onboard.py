@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from fixtures.schemas import RELEASE
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import amoeba, dvc, git, make_workspace
+
+import edge_targets
+from edge_targets._machine import here
 
 TARGET = "x86_avx512"
 STAGES = ("data", "selection", "supernet")
@@ -28,8 +34,20 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def onboarded(workspace: Path) -> dict[str, Any]:
-    done = amoeba(workspace, "onboard", "../tiny-base", "--profile", "tiny", "--target", TARGET, "--json")
+def key(workspace: Path) -> dict[str, Any]:
+    """What signs everything that is published here."""
+    made: dict[str, Any] = json.loads(amoeba(workspace, "keys", "new", "lab", "--out", "../keys", "--json").stdout)
+    return made
+
+
+def onboard(workspace: Path, key: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    command = ("onboard", "../tiny-base", "--profile", "tiny", "--target", TARGET, "--json")
+    return amoeba(workspace, *command, AMOEBA_SIGNING_KEY=key["private"])
+
+
+@pytest.fixture(scope="module")
+def onboarded(workspace: Path, key: dict[str, Any]) -> dict[str, Any]:
+    done = onboard(workspace, key)
     assert done.returncode == 0, done.stderr
     outcome: dict[str, Any] = json.loads(done.stdout)
     return outcome
@@ -72,7 +90,9 @@ def test_nothing_is_stale_and_nothing_is_unpushed_after_onboarding(workspace: Pa
     assert "in sync" in dvc(workspace, "status", "--cloud").stdout
 
 
-def test_a_second_run_publishes_nothing_and_computes_nothing(workspace: Path, onboarded: dict[str, Any]) -> None:
+def test_a_second_run_publishes_nothing_and_computes_nothing(
+    workspace: Path, onboarded: dict[str, Any], key: dict[str, Any]
+) -> None:
     def state() -> dict[str, int]:
         kept = [*(workspace / "artifacts").rglob("*.*"), *(workspace / ".amoeba" / "cache").rglob("*.safetensors")]
         kept += (workspace / ".amoeba" / "cache").rglob("*.json")
@@ -80,7 +100,7 @@ def test_a_second_run_publishes_nothing_and_computes_nothing(workspace: Path, on
         return {str(path): path.stat().st_mtime_ns for path in kept}
 
     before = state()
-    again = amoeba(workspace, "onboard", "../tiny-base", "--profile", "tiny", "--target", TARGET, "--json")
+    again = onboard(workspace, key)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == onboarded
     assert state() == before
@@ -122,6 +142,39 @@ def test_versions_carry_aliases_and_lineage(workspace: Path, onboarded: dict[str
         assert "production" in row["version"]["aliases"]
         assert row["lineage"]["data_revision"].endswith(".dir")
         assert len(row["lineage"]["base_fingerprint"]) == 64
+
+
+def test_what_is_published_says_what_the_schemas_ask_for(workspace: Path, onboarded: dict[str, Any]) -> None:
+    manifests = sorted((workspace / ".amoeba" / "mlflow-artifacts").rglob("manifest.json"))
+    assert len(manifests) == 2
+    for path in manifests:
+        RELEASE.validate(json.loads(path.read_text()))
+    (bill,) = (workspace / ".amoeba" / "mlflow-artifacts").rglob("bom.json")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill.read_text()) is None
+
+
+def test_a_device_that_knows_the_key_pulls_what_it_signed_and_nothing_after_it_was_revoked(
+    workspace: Path, onboarded: dict[str, Any], key: dict[str, Any], tmp_path: Path
+) -> None:
+    trust = {"AMOEBA_TRUST": str(tmp_path / "keys")}
+    amoeba(workspace, "keys", "trust", key["public"], **trust)
+    command = ("pull", "tiny-base", TARGET, "--to", str(tmp_path / "device"), "--json")
+    done = amoeba(workspace, *command, **trust)
+    assert json.loads(done.stdout)["signer"] == {"name": "lab", "fingerprint": key["fingerprint"]}, done.stderr
+    amoeba(workspace, "keys", "revoke", "lab", "--reason", "lost", **trust)
+    refused = amoeba(workspace, *command, **trust)
+    assert (refused.returncode, "was revoked on" in refused.stderr) == (2, True)
+    listed = amoeba(workspace, "frontier", "tiny-base", **trust)
+    assert (listed.returncode, listed.stdout.count("not signed by a trusted key")) == (0, 2)
+
+
+def test_lineage_leads_from_the_package_to_the_base(workspace: Path, onboarded: dict[str, Any]) -> None:
+    steps = {
+        step["step"]: step for step in json.loads(amoeba(workspace, "lineage", "tiny-base", TARGET, "--json").stdout)
+    }
+    assert list(steps) == ["base", "data", "selection", "supernet", "subnet", "package", "manifest"]
+    assert steps["supernet"]["what"] == "tiny-base version 1 (production)"
+    assert [len(steps[name]["digest"]) for name in ("base", "subnet", "package", "manifest")] == [64] * 4
 
 
 def test_the_supernets_run_carries_parameters_lineage_and_the_curve(workspace: Path, onboarded: dict[str, Any]) -> None:
@@ -273,3 +326,38 @@ def test_an_objective_needs_levels(workspace: Path, pulled: Path) -> None:
     done = amoeba(workspace, "chat", "pulled", "--slo", "60,80")
     assert done.returncode == 2
     assert "is no folder of levels" in done.stderr
+
+
+def test_a_limit_that_nothing_published_meets_is_answered_from_the_supernet(
+    workspace: Path, onboarded: dict[str, Any]
+) -> None:
+    limit = str(onboarded["released"][0]["point"]["tpot_ms"] / 10)
+    ask = ("pull", "tiny-base", TARGET, "--max-latency-ms", limit, "--to", "tight", "--json")
+    refused = amoeba(workspace, *ask)
+    assert refused.returncode == 2
+    assert f", over {float(limit):g}" in refused.stderr
+    assert f"The supernet has one: {TARGET} " in refused.stderr
+    assert not (workspace / "tight").exists()
+    built = amoeba(workspace, *ask, "--build")
+    assert built.returncode == 0, built.stderr
+    given = json.loads(amoeba(workspace, "verify", "tight", "--json").stdout)
+    assert json.loads(built.stdout)["manifest"] == given["manifest"]
+    records = json.loads(amoeba(workspace, "history", "tiny-base", TARGET, "--json").stdout)
+    assert records[0]["alias"] == "candidate"
+    assert records[0]["manifest"] == given["manifest"]
+
+
+def test_a_machine_is_given_the_best_that_runs_on_it(workspace: Path, onboarded: dict[str, Any]) -> None:
+    done = amoeba(workspace, "pull", "tiny-base", "--auto", "--to", "auto", "--json")
+    unsuited = edge_targets.load(TARGET).suits(here())
+    if unsuited is None:
+        assert json.loads(done.stdout)["target"] == TARGET
+    else:
+        assert f"{TARGET}: {unsuited}" in done.stderr
+
+
+def test_a_target_and_auto_are_one_or_the_other(workspace: Path) -> None:
+    for words in ((), (TARGET, "--auto")):
+        done = amoeba(workspace, "pull", "tiny-base", *words, "--to", "neither")
+        assert done.returncode == 2
+        assert "name a target, one of `amoeba targets`, or ask for --auto" in done.stderr

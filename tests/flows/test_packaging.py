@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fixtures.tiny import make_model, write_base
 
+import edge_targets
 from components.base import resolve
 from components.reference import load_checkpoint
 from components.selection import SelectionSettings, select
@@ -50,6 +54,26 @@ def test_subnets_extracted_at_the_same_time_are_those_extracted_alone(
     for shape, folder in zip(shapes, folders, strict=True):
         with torch.no_grad():
             assert torch.equal(load_checkpoint(folder)(TOKENS).logits, extract(made, shape).model(TOKENS).logits)
+
+
+def test_a_target_s_own_environment_is_what_its_packages_are_made_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = edge_targets.load("x86_avx2")
+    theirs = replace(ours, name="odd", environment="exporter")
+    monkeypatch.setattr("edge_targets.load", {"x86_avx2": ours, "odd": theirs}.__getitem__)
+    monkeypatch.setattr(packaging, "settings", lambda: SimpleNamespace(cache=tmp_path))
+    made: list[tuple[str, Path]] = []
+
+    def interpreter(name: str, cache: Path) -> Path:
+        made.append((name, cache))
+        return tmp_path / "python"
+
+    monkeypatch.setattr(packaging, "interpreter", interpreter)
+    assert packaging._exporter("x86_avx2") == Path(sys.executable)
+    assert made == []
+    assert packaging._exporter("odd") == tmp_path / "python"
+    assert made == [("exporter", tmp_path / "environments")]
 
 
 def test_a_package_is_made_again_when_its_exporter_s_requirements_change_and_not_for_another_target(

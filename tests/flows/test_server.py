@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -15,6 +16,11 @@ import pytest
 import requests
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import amoeba, make_workspace
+
+from registry.manifest import FileEntry
+from registry.patience import Patience
+from registry.remote import Remote
+from registry.transfer import Transfer
 
 TARGET = "x86_avx512"
 
@@ -56,6 +62,25 @@ def wait_until_it_answers(uri: str, process: subprocess.Popen[bytes], log: Path)
     pytest.fail(f"the MLflow server did not answer: {log.read_text()}")
 
 
+def test_the_server_sends_what_is_left_of_a_file_and_ours_goes_on_with_it(server: str, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4000
+    address = f"{server}/api/2.0/mlflow-artifacts/artifacts/here"
+    assert requests.put(f"{address}/model.onnx", data=content, timeout=60).ok
+    part = requests.get(f"{address}/model.onnx", headers={"Range": "bytes=1000-"}, timeout=60)
+    assert (part.status_code, part.headers["Content-Range"]) == (206, f"bytes 1000-{len(content) - 1}/{len(content)}")
+    assert part.content == content[1000:]
+    beyond = requests.get(f"{address}/model.onnx", headers={"Range": f"bytes={len(content)}-"}, timeout=60)
+    assert beyond.status_code == 416
+
+    (tmp_path / "model.onnx").write_bytes(content[:5000])
+    came: list[int] = []
+    entry = FileEntry("model.onnx", len(content), hashlib.sha256(content).hexdigest())
+    Transfer(Remote(address, server, Patience()), entry, tmp_path / "model.onnx", Patience(), came.append).run()
+    assert (tmp_path / "model.onnx").read_bytes() == content
+    assert came[0] == 5000
+    assert sum(came) == len(content)
+
+
 def test_a_base_is_onboarded_and_pulled_through_a_server(server: str, tmp_path: Path) -> None:
     (tmp_path / "tiny-base").mkdir()
     write_base(tmp_path / "tiny-base", make_model())
@@ -70,9 +95,15 @@ def test_a_base_is_onboarded_and_pulled_through_a_server(server: str, tmp_path: 
 
     device = tmp_path / "device"  # another machine: no workspace, only the server's address
     device.mkdir()
-    pulled = amoeba(device, "pull", "tiny-base", TARGET, "--to", "pulled", "--json", AMOEBA_MLFLOW_URI=server)
+    told = {"AMOEBA_MLFLOW_URI": server, "AMOEBA_CACHE": str(tmp_path / "cache")}
+    pulled = amoeba(device, "pull", "tiny-base", TARGET, "--to", "pulled", "--json", **told)
     assert pulled.returncode == 0, pulled.stdout + pulled.stderr
-    json.loads(pulled.stdout)
+    files = json.loads(pulled.stdout)["files"]
+    assert len(list((tmp_path / "cache" / "files").iterdir())) == files
+    assert amoeba(device, "pull", "tiny-base", TARGET, "--to", "second", "--no-cache", **told).returncode == 0
+    again = amoeba(device, "pull", "tiny-base", TARGET, "--to", "pulled", "--rollback")
+    assert again.returncode == 2
+    assert "has nothing to go back to" in again.stderr
     assert amoeba(device, "verify", "pulled").returncode == 0
     said = amoeba(device, "run", "pulled", "--prompt", "w5 w6", "--max-tokens", "5", "--json")
     assert set(json.loads(said.stdout)) == {"prompt", "answer"}

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlparse
 
 import pytest
+from fixtures.artifact_server import ArtifactServer, serving
+from fixtures.artifacts import FILES, register, write_artifact
+from fixtures.services import USER, Services, running
 
 from registry.manifest import Manifest
+from registry.patience import Patience
 from registry.store import Store
-
-FILES = {"config.json": b'{"layers": 4}', "model.onnx": bytes(range(256)) * 64, "texts/LICENSE": b"A licence.\n"}
 
 MakeArtifact = Callable[..., tuple[Path, Manifest]]
 
+ON_EVERY_KIND = ("test_promotions", "test_pull", "test_store")
 _numbers = itertools.count()
 
 
 @pytest.fixture
-def make_artifact(tmp_path: Path) -> MakeArtifact:
+def make_artifact(tmp_path: Path, name: str) -> MakeArtifact:
     """A folder of three files and its manifest; `files` adds to them or takes their place."""
 
     def make(files: dict[str, bytes] | None = None) -> tuple[Path, Manifest]:
         folder = tmp_path / f"artifact-{next(_numbers)}"
-        for name, content in {**FILES, **(files or {})}.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-        facts, lineage = {"shape": "d4w75", "quality": {"perplexity": 12.5}}, {"selection": "ab" * 32}
-        return folder, Manifest.of(folder, kind="package", model="tiny", target="x86", facts=facts, lineage=lineage)
+        model, _, target = name.partition("--")
+        return folder, write_artifact(folder, model, target, {**FILES, **(files or {})})
 
     return make
 
@@ -45,9 +41,33 @@ def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """A team's services, the password in the environment as its users have it."""
+    with running(tmp_path_factory.mktemp("services")) as services, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", services.password)
+        yield services
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The tests of some files hold for every registry, so each runs on every kind of it, but for those of local files."""
+    if "store" in metafunc.fixturenames:
+        local = {"served", "embedded_only"} & set(metafunc.fixturenames)
+        everywhere = metafunc.module.__name__.split(".")[-1] in ON_EVERY_KIND and not local
+        metafunc.parametrize("store", ("embedded", "services") if everywhere else ("embedded",), indirect=True)
+
+
 @pytest.fixture
-def store(registry_folder: Path) -> Store:
-    return _store(registry_folder)
+def embedded_only() -> None:
+    """For what only a registry in files has: links, and versions whose bytes are anywhere."""
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "embedded":
+        return _store(request.getfixturevalue("registry_folder"))
+    return _patient(Store(request.getfixturevalue("services").mlflow))
 
 
 @pytest.fixture
@@ -57,76 +77,27 @@ def name() -> str:
 
 
 def _store(folder: Path) -> Store:
-    return Store(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"))
+    return _patient(Store(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")))
 
 
-class ArtifactServer(ThreadingHTTPServer):
-    """The part of an MLflow server that lists and sends artifacts; `trick` names how it misbehaves with model.onnx."""
-
-    daemon_threads = True
-    folder: Path
-    trick = ""
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    @property
-    def source(self) -> str:
-        return f"{self.address}/api/2.0/mlflow-artifacts/artifacts/here"
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: ArtifactServer
-
-    def do_GET(self) -> None:
-        asked = urlparse(self.path)
-        if self.server.trick == "silent":
-            threading.Event().wait(20)
-        elif self.server.trick == "503":
-            self._send(b"", status=503)
-        elif asked.query:
-            self._list(parse_qs(asked.query)["path"][0].removeprefix("here").lstrip("/"))
-        else:
-            self._file(unquote(asked.path).partition("/here/")[2])
-
-    def _list(self, parent: str) -> None:
-        folder = self.server.folder / parent
-        paths = folder.iterdir() if folder.is_dir() else ()
-        files = [{"path": path.name, "is_dir": path.is_dir(), "file_size": path.stat().st_size} for path in paths]
-        if self.server.trick == "lists a path outside":
-            files.append({"path": "../model.onnx", "is_dir": False, "file_size": 1})
-        self._send(json.dumps({"files": files}).encode())
-
-    def _file(self, path: str) -> None:
-        content = (self.server.folder / path).read_bytes()
-        trick = self.server.trick if path == "model.onnx" else ""
-        if trick == "cuts the connection":
-            self._send(content[:5000], length=len(content))
-        elif trick == "sends less":
-            self._send(content[:5000])
-        elif trick == "sends more":
-            self._send(content + b"more")
-        elif trick == "sends other bytes":
-            self._send(content[::-1])
-        elif trick == "lists but does not send":
-            self._send(b"", status=404)
-        else:
-            self._send(content)
-
-    def _send(self, content: bytes, status: int = 200, length: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content) if length is None else length))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: object) -> None:
-        """A test's output is its own."""
+def _patient(store: Store) -> Store:
+    """A registry that waits for a server as ours does, only a thousand times shorter."""
+    store.patience = Patience(
+        first_pause_s=0.001, most_pause_s=0.01, most_asked_pause_s=0.02, connect_s=2, read_s=10, forward_bytes=4096
+    )
+    return store
 
 
 @pytest.fixture
 def server() -> Iterator[ArtifactServer]:
-    with ArtifactServer(("127.0.0.1", 0), _Answer) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    with serving() as server:
         yield server
-        server.shutdown()
+
+
+@pytest.fixture
+def served(store: Store, server: ArtifactServer, make_artifact: MakeArtifact) -> Manifest:
+    """A registered version whose bytes a server sends."""
+    folder, made = make_artifact()
+    server.folder = folder
+    register(store, folder, made, server.source)
+    return made

@@ -1,4 +1,4 @@
-"""Environments of their own, for runtimes whose pins disagree with ours.
+"""Environments of their own, for exporters and runtimes whose pins disagree with ours.
 
 An environment is described by a committed file, `requirements/<name>.txt`, and is nothing but what that file says:
 

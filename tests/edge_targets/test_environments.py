@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._environments import interpreter
+from edge_targets import _environments
+from edge_targets._environments import interpreter
 from edge_targets._target import PackageError
 
 PROJECT = Path(__file__).parents[2]
 WHEEL = "amoeba_tiny-1.0-py3-none-any.whl"
-REQUIREMENTS = PROJECT / "benchmarks" / "requirements"
+FOLDERS = (_environments.REQUIREMENTS, PROJECT / "benchmarks" / "requirements")
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def making(folder: Path, cache: Path) -> subprocess.Popen[str]:
     """Another process that asks for the environment, and logs when it makes it."""
     code = (
         "import logging, pathlib, sys; logging.basicConfig(level='INFO', format='%(message)s'); "
-        "from benchmarks._environments import interpreter; "
+        "from edge_targets._environments import interpreter; "
         "print(interpreter('tiny', pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, str(cache), str(folder)]
@@ -162,7 +163,9 @@ def test_a_name_without_a_file_gets_the_nearest_one(described: Callable[..., Pat
         interpreter("tinny", tmp_path / "cache", described())
 
 
-@pytest.mark.parametrize("file", sorted(REQUIREMENTS.glob("*.txt")), ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file", sorted(path for folder in FOLDERS for path in folder.glob("*.txt")), ids=lambda f: f.stem
+)
 def test_every_committed_file_pins_hashes_and_names_no_index_and_no_machine(file: Path) -> None:
     text = file.read_text()
     entries = [entry for entry in re.split(r"(?<!\\)\n", text) if entry.strip() and not entry.lstrip().startswith("#")]

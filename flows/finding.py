@@ -1,0 +1,115 @@
+"""Which published artifact a machine should have: all of a base's are looked at, and every one that is left is told why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import edge_targets
+from components.frontier import Point
+from edge_targets._machine import Machine
+from flows.measured import point_of
+from registry import naming
+from registry.errors import NotFoundError, RegistryError
+from registry.store import PRODUCTION, Store, Version
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an artifact must keep to; None is no limit."""
+
+    max_latency_ms: float | None = None
+    """Milliseconds a token."""
+    max_memory_mb: float | None = None
+    """KV cache included."""
+    min_accuracy: float | None = None
+    """A share of the questions, 0 to 1."""
+
+    def __str__(self) -> str:
+        said = [f"{self.max_latency_ms:g} ms a token"] if self.max_latency_ms is not None else []
+        said += [f"{self.max_memory_mb:g} MB"] if self.max_memory_mb is not None else []
+        said += [f"{self.min_accuracy:.1%} accuracy"] if self.min_accuracy is not None else []
+        return ", ".join(said) or "no limits"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One published artifact; `left` says why it is not for this machine, empty where it is."""
+
+    target: str
+    version: Version
+    point: Point | None
+    left: str
+
+
+class NothingSuitsError(RegistryError):
+    """No published artifact is for this machine and within the limits; the message says why each was left."""
+
+
+def best(
+    registry: Store,
+    base: str,
+    machine: Machine | None,
+    limits: Limits,
+    alias: str = PRODUCTION,
+    target: str | None = None,
+) -> tuple[Offer, ...]:
+    """Published artifacts of a base, the best for a machine first: of most accuracy, then the fastest.
+
+    Without a machine only limits count; with a target only its artifacts are looked at. Raises NothingSuitsError where
+    the first is not for this machine or not within the limits.
+    """
+    found = sorted(_offers(registry, base, machine, limits, alias, target), key=_rank)
+    if not found:
+        known = ", ".join(name for name in registry.models() if "--" in name) or "none"
+        raise NothingSuitsError(f"no package of {base} is published as {alias}; packages are {known}")
+    if found[0].left:
+        reasons = "; ".join(f"{offer.target}: {offer.left}" for offer in found)
+        raise NothingSuitsError(f"no published package of {base} suits this machine within {limits}: {reasons}")
+    return tuple(found)
+
+
+def _offers(
+    registry: Store, base: str, machine: Machine | None, limits: Limits, alias: str, only: str | None
+) -> Iterator[Offer]:
+    for name in registry.models():
+        model, _, target = name.partition("--")
+        if model != base or not target or target != (only or target):
+            continue
+        try:
+            version = registry.resolve(naming.package_model(base, target), alias)
+        except NotFoundError:
+            continue
+        point = point_of(registry, version)
+        yield Offer(target, version, point, _why_not(target, point, machine, limits) or "")
+
+
+def _why_not(target: str, point: Point | None, machine: Machine | None, limits: Limits) -> str | None:
+    if target not in edge_targets.names():
+        return "this version of amoeba knows no such target"
+    if point is None:
+        return "its manifest has no measured point"
+    unsuited = edge_targets.load(target).suits(machine) if machine is not None else None
+    return unsuited or _over(point, machine.memory_mb if machine is not None else 0, limits)
+
+
+def _over(point: Point, here_mb: float, limits: Limits) -> str | None:
+    if here_mb and point.memory_mb > here_mb:
+        return f"it takes {point.memory_mb:.0f} MB, here are {here_mb:.0f}"
+    if limits.max_latency_ms is not None and point.tpot_ms > limits.max_latency_ms:
+        return f"{point.tpot_ms:.1f} ms a token ({point.measured_on}), over {limits.max_latency_ms:g}"
+    if limits.max_memory_mb is not None and point.memory_mb > limits.max_memory_mb:
+        return f"{point.memory_mb:.0f} MB ({point.measured_on}), over {limits.max_memory_mb:g}"
+    if limits.min_accuracy is None:
+        return None
+    if point.accuracy is None:
+        return "its accuracy was never measured"
+    if point.accuracy < limits.min_accuracy:
+        return f"accuracy {point.accuracy:.1%}, under {limits.min_accuracy:.1%}"
+    return None
+
+
+def _rank(offer: Offer) -> tuple[bool, float, float, str]:
+    point = offer.point
+    quality = -point.accuracy if point is not None and point.accuracy is not None else 0.0
+    return bool(offer.left), quality, point.tpot_ms if point is not None else 0.0, offer.target

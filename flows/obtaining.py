@@ -1,0 +1,106 @@
+"""The version that a device is to pull: of what is published, or built for it from the supernet when it is asked to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import edge_targets
+from edge_targets._machine import Machine
+from flows.finding import Limits, NothingSuitsError, Offer, best
+from registry.store import CANDIDATE, PRODUCTION, Store
+
+if TYPE_CHECKING:
+    from edge_targets._target import Budget
+    from flows.choosing import Choice
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """What is to be pulled, and what else was looked at."""
+
+    target: str
+    version: str
+    offers: tuple[Offer, ...] = ()
+    built: bool = False
+
+
+def obtain(
+    registry: Store,
+    model: str,
+    target: str | None,
+    limits: Limits,
+    machine: Machine | None,
+    *,
+    alias: str = PRODUCTION,
+    build: bool = False,
+) -> Obtained:
+    """The best published artifact for a machine within limits; where none is, one that is built for them, if `build`.
+
+    Raises NothingSuitsError with what the supernet is predicted to give, or why it cannot be asked.
+    """
+    try:
+        offers = best(registry, model, machine, limits, alias, target)
+    except NothingSuitsError as nothing:
+        promised = _derivable(model, target, limits, machine, nothing)
+        if not build:
+            raise NothingSuitsError(
+                f"{nothing}. The supernet has one: {promised.target} {promised.shape} {promised.quantization} is predicted to "
+                "meet the limits; add --build to have it built, verified, published and pulled"
+            ) from None
+        return _built(model, promised.target, limits)
+    return Obtained(offers[0].target, offers[0].version.version, offers)
+
+
+def _built(model: str, target: str, limits: Limits) -> Obtained:
+    from flows.package import package
+
+    released = package(model, target, _budget(limits), CANDIDATE)
+    accuracy = released.point.accuracy
+    if limits.min_accuracy is not None and (accuracy is None or accuracy < limits.min_accuracy):
+        found = "unknown" if accuracy is None else f"{accuracy:.1%}"
+        raise NothingSuitsError(
+            f"{target} was built and published as {CANDIDATE}, version {released.version}, but its accuracy is {found}, "
+            f"under {limits.min_accuracy:.1%}; allow more time or memory, or less accuracy"
+        )
+    return Obtained(target, released.version, built=True)
+
+
+def _derivable(
+    model: str, target: str | None, limits: Limits, machine: Machine | None, nothing: NothingSuitsError
+) -> Choice:
+    """The best that the supernet is predicted to give for a target that suits; raises NothingSuitsError with why none."""
+    wanted = (target,) if target else edge_targets.names()
+    suited = [one for one in wanted if machine is None or edge_targets.load(one).suits(machine) is None]
+    if not suited:
+        raise nothing
+    try:
+        from components.base import resolve
+        from flows.bases import declared
+        from flows.choosing import choose_for
+        from flows.settings import WorkspaceError, settings
+        from flows.work import JobError
+    except ModuleNotFoundError as error:
+        raise NothingSuitsError(
+            f"{nothing}. Nothing is built here: {error.name} is missing; ask who runs the builder for one"
+        ) from nothing
+    choices, reasons = [], []
+    try:
+        base = declared(model)
+        folder = resolve(base.source, settings().cache).folder
+        for one in suited:
+            try:
+                choices.append(choose_for(base, folder, one, _budget(limits)))
+            except JobError as error:
+                reasons.append(str(error))
+    except (WorkspaceError, ValueError, OSError) as error:
+        reasons.append(str(error))
+    if choices:
+        return min(choices, key=lambda choice: choice.predicted.perplexity)
+    raise NothingSuitsError(f"{nothing}. Nor can the supernet: {'; '.join(reasons)}") from nothing
+
+
+def _budget(limits: Limits) -> Budget:
+    from edge_targets._target import Budget
+
+    return Budget(limits.max_latency_ms, limits.max_memory_mb)

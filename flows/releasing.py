@@ -1,0 +1,50 @@
+"""Promotions by hand, and telling Prefect of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+from flows.tracking import store
+from registry import naming
+from registry.promotions import Promotion
+from registry.server import Version
+
+EVENT = "amoeba.promoted"
+
+
+def registered(model: str, target: str | None) -> str:
+    """The registered model of a base's packages for a target, or of its supernets; raises RefusedError."""
+    return naming.package_model(model, target) if target else naming.check_registered(model)
+
+
+def promote(
+    model: str, target: str | None, version: str, alias: str, reason: str, expected: str | None
+) -> tuple[Version, Promotion | None]:
+    """The version, and the record of its promotion; no record where the alias was at it already."""
+    registry = store()
+    chosen = registry.resolve(registered(model, target), version)
+    record = registry.promote(chosen, alias, reason=reason, expected=expected)
+    if record is not None:
+        announce(record)
+    return chosen, record
+
+
+def roll_back(model: str, target: str | None, reason: str) -> Promotion:
+    record = store().roll_back(registered(model, target), reason=reason)
+    announce(record)
+    return record
+
+
+def history(model: str, target: str | None) -> tuple[Promotion, ...]:
+    return store().history(registered(model, target))
+
+
+def announce(record: Promotion) -> None:
+    """An event on the Prefect server that is set, for automations to act on; nothing where none is."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.events import emit_event
+
+    resource = {"prefect.resource.id": f"amoeba.model.{record.model}", "amoeba.alias": record.alias}
+    emit_event(EVENT, resource=resource, payload=asdict(record))

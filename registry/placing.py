@@ -1,0 +1,210 @@
+"""The destination of a pull: what is beside it while it is made, how it gets its name, and how it is taken back.
+
+Beside a folder `model` there may be `.model.partial-*`, what is being made; `.model.previous`, what `model` was before; and, for
+the moment of a change, `.model.aside`. Every change is a row of renames, after each of which a process may be killed:
+
+1. Replacing: previous -> aside, model -> previous, partial -> model; aside is removed.
+2. Rolling back: model -> aside, previous -> model, aside -> previous.
+3. Recovering, before anything else: a missing model is its previous; aside becomes a missing previous, and is removed where there
+   is one. Partials are removed whose maker is gone: who makes one holds its lock.
+4. 1 to 3 happen under the lock of the folder around them, so that processes at once do not recover each other's renames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from registry import naming, signature
+from registry.errors import NotFoundError, RefusedError, RegistryError
+from registry.manifest import Manifest, read_manifest
+from registry.paths import MANIFEST_FILE
+from registry.trust import NOBODY, Trust
+
+_LOCK_SECONDS = 60
+
+
+def previous_of(to: Path) -> Path:
+    """Where what `to` was before is kept."""
+    return to.with_name(f".{to.name}.previous")
+
+
+def recover(to: Path) -> None:
+    """Put right what a pull or a rollback of `to` left when it was killed."""
+    if to.parent.is_dir():
+        with _alone(to.parent):
+            _recover(to)
+
+
+@contextlib.contextmanager
+def making(to: Path) -> Iterator[Path]:
+    """A folder beside `to` to fill; it is removed at the end unless it was placed."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(to.parent):
+        partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.partial-", dir=to.parent))
+        lock = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+        _lock(lock)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def place(partial: Path, to: Path, holds: Callable[[], bool]) -> None:
+    """Rename into place what is whole; the folder before is kept as previous, and put back when renaming fails.
+
+    Where another process has placed the same meanwhile, which `holds` tells, that stays.
+    """
+    partial.chmod(0o755)
+    for root, _, names in os.walk(partial):
+        for name in names:
+            sync(Path(root) / name)
+        sync(Path(root))
+    with _alone(to.parent):
+        _recover(to)
+        if holds():
+            return
+        check_replaceable(to)
+        try:
+            _replace(partial, to)
+        except BaseException:
+            _recover(to)
+            raise
+        sync(to.parent)
+
+
+def roll_back(to: Path, registered_model: str, trust: Trust = NOBODY) -> Manifest:
+    """Swap `to` with its previous, which is verified first; needs no registry. What was there is the previous then.
+
+    Raises NotFoundError where there is none, DamagedError where it is not whole, SignatureError where nobody who is trusted
+    by now signed it, RefusedError where it is another model's.
+    """
+    to = Path(os.path.abspath(to))
+    recover(to)
+    with _alone(to.parent):
+        previous, aside = previous_of(to), _aside_of(to)
+        if not previous.is_dir() or previous.is_symlink() or not os.path.lexists(to):
+            raise NotFoundError(f"{to} has nothing to go back to: no pull has replaced it; pull an older --version")
+        check_replaceable(to)
+        manifest = read_manifest(previous)
+        naming.check_same(registered_model, manifest.model, manifest.target)
+        signature.check(signature.read_signature(previous), manifest, trust)
+        manifest.verify(previous)
+        try:
+            to.rename(aside)
+            previous.rename(to)
+            aside.rename(previous)
+        except BaseException:
+            _recover(to)
+            raise
+        sync(to.parent)
+    return manifest
+
+
+def check_replaceable(to: Path) -> None:
+    """Only an empty folder, or one that holds an artifact, is ever replaced: never a folder of someone's own files."""
+    if not os.path.lexists(to):
+        return
+    if to.is_symlink() or not to.is_dir() or (any(to.iterdir()) and not (to / MANIFEST_FILE).is_file()):
+        raise RefusedError(f"{to} exists and holds no pulled artifact; choose another --to, or remove it")
+
+
+def write(path: Path, content: bytes, to: Path) -> None:
+    """A small file in or beside `to`, whole or not at all; what a kill left of one is written over by the next."""
+    made = to.with_name(f".{to.name}.new")
+    with _alone(to.parent):
+        with made.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(path)
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Onto the disk, whatever happens to the power then."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(partial: Path, to: Path) -> None:
+    previous, aside, replaces = previous_of(to), _aside_of(to), to.exists()
+    if replaces:
+        if previous.exists():
+            previous.rename(aside)
+        to.rename(previous)
+    try:
+        partial.rename(to)
+    except BaseException:
+        if replaces:
+            previous.rename(to)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _recover(to: Path) -> None:
+    previous, aside = previous_of(to), _aside_of(to)
+    partials = [path for path in to.parent.iterdir() if path.name.startswith(f".{to.name}.partial-")]
+    if (partials or aside.is_dir()) and previous.is_dir() and not os.path.lexists(to):
+        previous.rename(to)
+    if aside.is_dir():
+        if previous.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(previous)
+    for path in partials:
+        if not _is_held(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_held(partial: Path) -> bool:
+    """Whether a living process makes it; what cannot be told is left alone."""
+    try:
+        handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return not _lock(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's own lock: no file is left, and a killed process holds it no longer."""
+    handle, until = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), time.monotonic() + _LOCK_SECONDS
+    try:
+        while not _lock(handle):
+            if time.monotonic() > until:
+                raise RegistryError(f"another process is changing {folder}; wait for it, then run it again")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Until it is closed; False where another process holds it. A file system without locks is anyone's."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
+
+
+def _aside_of(to: Path) -> Path:
+    return to.with_name(f".{to.name}.aside")

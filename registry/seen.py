@@ -1,0 +1,49 @@
+"""The newest promotion that a folder was pulled for, so that an older state of the registry is noticed.
+
+A record's serial only grows. Whoever may write to the registry can take records away, or serve yesterday's copy of it, and
+every signature still holds; but a device that has seen serial 9 does not take 7 for the newest. Where no signature is wanted
+nothing would be gained, and nothing is kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from registry import placing
+from registry.errors import RefusedError, SignatureError
+from registry.promotions import Promotion
+from registry.trust import Trust
+
+_MOST_BYTES = 1 << 16
+
+
+def check(to: Path, record: Promotion | None, trust: Trust) -> None:
+    """Raise SignatureError for a record older than one that was pulled to this folder for the same alias."""
+    before = _read(to)
+    if record is None or before is None or not trust.required:
+        return
+    if (before.model, before.alias) == (record.model, record.alias) and record.serial < before.serial:
+        raise SignatureError(
+            f"the registry says that promotion {record.serial} of {record.model} to {record.alias} is the newest, and {to} has "
+            f"seen {before.serial}: an older state of it is being served. Ask its publisher; where it was restored from a "
+            f"backup on purpose, remove {_place(to)}"
+        )
+
+
+def note(to: Path, record: Promotion | None, trust: Trust) -> None:
+    """Keep a record that was checked and followed."""
+    if record is not None and trust.required and _read(to) != record:
+        placing.write(_place(to), record.canonical().encode(), to)
+
+
+def _place(to: Path) -> Path:
+    return to.with_name(f".{to.name}.promotion")
+
+
+def _read(to: Path) -> Promotion | None:
+    """What was kept; None where nothing was, or where it cannot be read."""
+    try:
+        with _place(to).open("rb") as file:
+            return Promotion.parse(file.read(_MOST_BYTES).decode(errors="replace"))
+    except (OSError, RefusedError):
+        return None

@@ -1,0 +1,61 @@
+"""What each kind of device asks of a machine, on machines as their systems describe themselves."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+import edge_targets
+from edge_targets._machine import Machine, here
+
+AVX2 = frozenset({"sse4_2", "avx2", "fma"})
+MACHINES = {
+    "an old server": Machine("linux", "x86_64", frozenset({"sse4_2"}), 16_000),
+    "a laptop": Machine("linux", "x86_64", AVX2, 16_000),
+    "a server": Machine("linux", "x86_64", AVX2 | {"avx512f", "avx512_vnni"}, 64_000),
+    "an Orin Nano": Machine(
+        "linux", "aarch64", frozenset({"asimd"}), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", 36
+    ),
+    "an Orin Nano of JetPack 5": Machine(
+        "linux", "aarch64", frozenset(), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", 35
+    ),
+    "a Thor": Machine("linux", "aarch64", frozenset(), 128_000, "NVIDIA Jetson AGX Thor Developer Kit", 38),
+    "an Android phone": Machine("android", "aarch64", frozenset(), 8_000),
+    "an iPhone": Machine("ios", "aarch64"),
+    "a Raspberry Pi": Machine("linux", "aarch64", frozenset({"asimd"}), 8_000, "Raspberry Pi 5 Model B Rev 1.0"),
+}
+SUITED = {
+    "a laptop": {"x86_avx2"},
+    "a server": {"x86_avx2", "x86_avx512"},
+    "an Orin Nano": {"jetson_orin_nano"},
+    "a Thor": {"jetson_thor"},
+    "an Android phone": {"android_arm64", "android_vulkan"},
+    "an iPhone": {"iphone_arm64", "iphone_coreml"},
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_machine_gets_the_packages_of_its_own_kind_and_a_reason_for_every_other(machine: str) -> None:
+    said = {name: edge_targets.load(name).suits(MACHINES[machine]) for name in edge_targets.names()}
+    assert {name for name, why in said.items() if why is None} == SUITED.get(machine, set())
+    assert all(said[name] for name in said.keys() - SUITED.get(machine, set()))
+
+
+def test_the_reason_names_what_is_missing() -> None:
+    suits = edge_targets.load("x86_avx512").suits
+    assert suits(MACHINES["a laptop"]) == "this processor lacks avx512f, avx512_vnni"
+    assert suits(MACHINES["a Thor"]) == "it is for x86_64, this is aarch64"
+    assert "does not say" in (suits(Machine("darwin", "x86_64")) or "")
+    assert (
+        edge_targets.load("jetson_orin_nano").suits(MACHINES["an Orin Nano of JetPack 5"])
+        == "it is for L4T 36, here is 35"
+    )
+
+
+def test_this_machine_is_read_from_its_system() -> None:
+    found = here()
+    assert found.machine == {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    assert found.memory_mb > 500
+    if found.system == "linux" and found.machine == "x86_64":
+        assert "sse2" in found.flags

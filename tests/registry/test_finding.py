@@ -1,0 +1,86 @@
+"""What a machine is offered of several published artifacts, and why the others are left."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.frontier import Point
+from edge_targets._machine import Machine
+from flows.finding import Limits, NothingSuitsError, best
+from registry.manifest import Manifest
+from registry.store import CANDIDATE, Store
+
+SERVER = Machine("linux", "x86_64", frozenset({"avx2", "fma", "avx512f", "avx512_vnni"}), 8000)
+LAPTOP = replace(SERVER, flags=frozenset({"avx2", "fma"}))
+GOOD = Point("d4w100", "int8", 20.0, 0.6, (0.5, 0.7), 100.0, 8.0, 300.0, 130.0, "host")
+FAST = Point("d4w75", "int4", 30.0, 0.5, (0.4, 0.6), 60.0, 4.0, 200.0, 90.0, "host")
+UNKNOWN = Point("d4w75", "fp16", None, None, None, 60.0, 2.0, 200.0, 90.0, "predicted")
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def base(store: Store, tmp_path: Path) -> str:
+    """A base with a package for each of three targets in production, and one more that is a candidate."""
+    name = f"offered{next(_numbers)}"
+    published = {"x86_avx512": GOOD, "x86_avx2": FAST, "jetson_thor": UNKNOWN}
+    for target, point in published.items():
+        _publish(store, tmp_path, name, target, point)
+    _publish(store, tmp_path, name, "x86_avx2", replace(GOOD, tpot_ms=1.0), CANDIDATE)
+    return name
+
+
+def _publish(store: Store, folder: Path, base: str, target: str, point: Point, alias: str = "production") -> None:
+    place = folder / f"{target}-{alias}"
+    place.mkdir()
+    (place / "model").write_bytes(place.name.encode())
+    facts = {"point": point.to_json()}
+    manifest = Manifest.of(place, kind="package", model=base, target=target, facts=facts, lineage={})
+    store.publish(place, manifest, registered_model=f"{base}--{target}", alias=alias)
+
+
+def test_the_most_accurate_that_runs_here_comes_first_and_the_others_say_why_not(store: Store, base: str) -> None:
+    first, second, third = best(store, base, SERVER, Limits())
+    assert (first.target, first.left) == ("x86_avx512", "")
+    assert (second.target, second.left) == ("x86_avx2", "")
+    assert third.target == "jetson_thor"
+    assert third.left.startswith("it is for a Jetson Thor")
+
+
+@pytest.mark.parametrize(
+    ("machine", "limits"),
+    [
+        (LAPTOP, Limits()),
+        (SERVER, Limits(max_latency_ms=5)),
+        (SERVER, Limits(max_memory_mb=250)),
+        (replace(SERVER, memory_mb=250), Limits()),
+    ],
+    ids=["no AVX-512", "latency", "memory", "less memory"],
+)
+def test_what_a_machine_or_a_limit_rules_out_is_left(store: Store, base: str, machine: Machine, limits: Limits) -> None:
+    assert best(store, base, machine, limits)[0].target == "x86_avx2"
+
+
+def test_where_nothing_suits_every_artifact_is_told_why(store: Store, base: str) -> None:
+    with pytest.raises(NothingSuitsError) as failure:
+        best(store, base, SERVER, Limits(max_latency_ms=5, min_accuracy=0.55))
+    said = str(failure.value)
+    assert "within 5 ms a token, 55.0% accuracy" in said
+    assert "x86_avx512: 8.0 ms a token (host), over 5" in said
+    assert "x86_avx2: accuracy 50.0%, under 55.0%" in said
+    assert "jetson_thor: it is for a Jetson Thor" in said
+
+
+def test_another_alias_is_searched_when_asked_for(store: Store, base: str) -> None:
+    (only,) = best(store, base, LAPTOP, Limits(max_latency_ms=2), CANDIDATE)
+    assert only.version.version == "2"
+
+
+def test_a_base_without_packages_is_told_what_there_is(store: Store, base: str) -> None:
+    with pytest.raises(
+        NothingSuitsError, match=f"no package of another is published as production; packages are .*{base}--x86_avx2"
+    ):
+        best(store, "another", SERVER, Limits())

@@ -1,0 +1,112 @@
+"""`amoeba promote`, `rollback`, `history` and `gc`, on a registry of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import releasing, tracking
+from flows.cli import app
+from registry.errors import ConflictError
+from registry.store import CANDIDATE, PREVIOUS, PRODUCTION, Store
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(store: Store, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """What a verb prints with --json."""
+    monkeypatch.setattr(tracking, "store", lambda: store)
+    monkeypatch.setattr(releasing, "store", lambda: store)
+
+    def run(*words: str) -> Any:
+        done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def released(store: Store, name: str, make_artifact: Any) -> tuple[str, str]:
+    """Base and target of a model with a production and a candidate version."""
+    store.publish(*make_artifact(), registered_model=name)
+    store.publish(*make_artifact({"more": b"1"}), registered_model=name, alias=CANDIDATE)
+    base, _, target = name.partition("--")
+    return base, target
+
+
+def test_the_candidate_is_promoted_and_rolled_back_on_record(ask: Ask, store: Store, released: tuple[str, str]) -> None:
+    done = ask("promote", *released, "--reason", "passed the gate")
+    assert (done["version"], done["promotion"]["before"]) == ("2", "1")
+    assert ask("promote", *released)["promotion"] is None
+    assert ask("rollback", *released, "--reason", "slow")["version"] == "1"
+    assert [one["reason"] for one in ask("history", *released)] == ["slow", "passed the gate", "published", "published"]
+    assert store.aliases("--".join(released)) == {PRODUCTION: "1", PREVIOUS: "2", CANDIDATE: "2"}
+
+
+def test_a_canary_is_an_alias_of_its_own(ask: Ask, store: Store, released: tuple[str, str]) -> None:
+    ask("promote", *released, "--version", "2", "--to", "canary")
+    assert store.resolve("--".join(released), "canary").version == "2"
+    assert store.resolve("--".join(released)).version == "1"
+
+
+def test_a_promotion_can_be_made_to_depend_on_what_is_there(ask: Ask, released: tuple[str, str]) -> None:
+    with pytest.raises(ConflictError, match="is at version 1, not 7"):
+        ask("promote", *released, "--expect", "7")
+
+
+def test_prefect_hears_of_a_promotion_where_a_server_is_set(
+    ask: Ask, released: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr("prefect.events.emit_event", lambda event, **what: heard.append((event, what)))
+    ask("promote", *released)
+    assert heard == []
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    ask("rollback", *released)
+    ((event, what),) = heard
+    assert event == "amoeba.promoted"
+    assert what["resource"]["prefect.resource.id"] == f"amoeba.model.{'--'.join(released)}"
+    assert (what["payload"]["before"], what["payload"]["version"]) == ("2", "1")
+
+
+def test_uploads_of_stopped_publishers_are_listed_and_removed_and_nothing_else(
+    ask: Ask,
+    store: Store,
+    released: tuple[str, str],
+    make_artifact: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    class Stopped(BaseException):
+        pass
+
+    def stop(*arguments: Any, **options: Any) -> Any:
+        raise Stopped
+
+    folder, manifest = make_artifact({"more": b"2"})
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client(), "create_model_version", stop)
+        with pytest.raises(Stopped):
+            store.publish(folder, manifest, registered_model="--".join(released))
+    place = f"artifact-{manifest.digest[:16]}"
+
+    def ours(listed: Any) -> list[Any]:
+        return [one for one in listed["leftovers"] if one["place"] == place]
+
+    assert ours(ask("gc")) == []  # it is too young: its publisher may still be at it
+    (found,) = ours(ask("gc", "--hours", "0"))
+    held = Path(urlparse(found["source"]).path)
+    assert found["size"] == sum(path.stat().st_size for path in held.rglob("*") if path.is_file())
+    ask("gc", "--hours", "0", "--remove")
+    assert not held.exists()
+    assert ours(ask("gc", "--hours", "0")) == []
+    for version in store.versions("--".join(released)):
+        store.pull("--".join(released), tmp_path / version.version, version.version)
