@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from flows.cli_output import Json, print_json
 
 if TYPE_CHECKING:
     from registry.keys import PublicKey
@@ -18,7 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keys that sign what is published, and keys that are believed.",
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -46,7 +46,7 @@ def new(
     private, public = make_key(name, folder, password.get_secret_value() if password else None)
     fingerprint = PublicKey.read(public).fingerprint
     if as_json:
-        _print({"name": name, "fingerprint": fingerprint, "private": str(private), "public": str(public)})
+        print_json({"name": name, "fingerprint": fingerprint, "private": str(private), "public": str(public)})
         return
     typer.echo(f"{private}: yours alone; what you publish is signed with it after export AMOEBA_SIGNING_KEY={private}")
     typer.echo(f"{public}: for everyone; a device believes it after amoeba keys trust {public.name}")
@@ -65,7 +65,7 @@ def list_keys(as_json: Json = False) -> None:
     trust = trusting.trust()
     rows = _rows(trust)
     if as_json:
-        _print(rows)
+        print_json(rows)
         return
     for row in rows:
         since = f"  revoked {row['revoked']['date']}: {row['revoked']['reason']}" if row["revoked"] else ""
@@ -93,7 +93,7 @@ def trust(
     key = add_key(trusting.own_folder(), file, name)
     revoked = trusting.trust().revocation(key.fingerprint)
     if as_json:
-        _print({"name": key.name, "fingerprint": key.fingerprint, "revoked": revoked is not None})
+        print_json({"name": key.name, "fingerprint": key.fingerprint, "revoked": revoked is not None})
     elif revoked:
         typer.echo(f"{key.name} ({key.fingerprint}) is kept, but stays revoked since {revoked.date}: {revoked.reason}")
     else:
@@ -119,7 +119,7 @@ def revoke(
     key = _find(trusting.trust(), name)
     revocation = note(trusting.own_folder(), key, reason, datetime.datetime.now(datetime.UTC).date())
     if as_json:
-        _print(vars(revocation))
+        print_json(vars(revocation))
     else:
         typer.echo(f"{key.name} ({key.fingerprint}) is revoked since {revocation.date}: {revocation.reason}")
 
@@ -154,7 +154,3 @@ def _find(trust: Trust, name: str) -> PublicKey:
     known = ", ".join(f"{key.name} ({key.fingerprint[:12]})" for key in trust.keys) or "none"
     what = "more than one key is" if found else "no key is"
     raise ValueError(f"{what} called {name[:80]!r}; known here: {known}. Give a name or the start of a fingerprint")
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -18,7 +18,6 @@ from registry import promotions, versions
 from registry.errors import ConflictError, NotFoundError, RefusedError, SignatureError
 from registry.promotions import PREVIOUS, PRODUCTION, RECORD_TAG, Promotion
 from registry.server import Server, Version
-from registry.trust import Trust
 
 _TRIES = 40
 _LONGEST_PAUSE_S = 1.0
@@ -103,9 +102,9 @@ def roll_back(server: Server, registered_model: str, *, reason: str, by: str) ->
 
 def _is_sealed(server: Server, registered_model: str, alias: str, version: Version) -> bool:
     """Whether the promotion is on record, signed with the configured key where there is one."""
-    if server.signing_key is None:
+    own = server.own_trust()
+    if own is None:
         return True
-    own = Trust((server.signing_key.read().public,), wanted="always")
     record = promotions.read(server, registered_model, own).of(alias)
     return record is not None and record.version == version.version
 

@@ -50,7 +50,7 @@ def publish(
     """
     naming.check_registered(registered_model)
     naming.check_alias(alias)
-    own = _own_trust(server)
+    own = server.own_trust()
     naming.check_same(registered_model, manifest.model, manifest.target)
     manifest.verify(folder)
     with server.reaching():
@@ -116,7 +116,7 @@ def _upload_content(server: Server, run_id: str, place: str, name: str, content:
 
 def is_signed(server: Server, version: Version) -> bool:
     """Whether a version is signed by the configured key, where there is one."""
-    own = _own_trust(server)
+    own = server.own_trust()
     if own is None:
         return True
     try:
@@ -124,11 +124,6 @@ def is_signed(server: Server, version: Version) -> bool:
     except (DamagedError, RefusedError, SignatureError):
         return False
     return True
-
-
-def _own_trust(server: Server) -> Trust | None:
-    """Trust in the configured key alone, None where none is; raises RefusedError for a key that does not open."""
-    return Trust((server.signing_key.read().public,), wanted="always") if server.signing_key else None
 
 
 def _sign(server: Server, manifest: Manifest, own: Trust | None, run_id: str, source: str) -> None:

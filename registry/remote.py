@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from registry.errors import DamagedError, RegistryError, UnreachableError
 from registry.patience import Cut, Patience
+from registry.reaching import shown
 
 if TYPE_CHECKING:
     from requests import Response
@@ -121,11 +122,6 @@ class Remote:
                 f"{rights if self._is_registry else elsewhere}"
             )
         raise RegistryError(f"{shown(self._address)} answers {path} with status {status}; check AMOEBA_MLFLOW_URI")
-
-
-def shown(address: str) -> str:
-    """Without a user's name and password."""
-    return re.sub(r"//[^/\s]*@", "//", address)
 
 
 def _part(response: Response, first: int) -> Answer:

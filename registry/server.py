@@ -208,6 +208,10 @@ class Server:
 
         return Artifacts(get_artifact_repository(source, tracking_uri=self.uri), self.uri, self.patience)
 
+    def own_trust(self) -> Trust | None:
+        """Trust in the configured key alone, None where none is; raises RefusedError for a key that does not open."""
+        return Trust((self.signing_key.read().public,), wanted="always") if self.signing_key else None
+
     def reaching(self) -> AbstractContextManager[None]:
         """Turn what MLflow and the disk raise into this package's errors."""
         return reaching(self.uri)
