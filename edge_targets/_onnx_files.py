@@ -36,7 +36,7 @@ def write_model(model: Any, out: Path) -> list[str]:
             set_external_data(tensor, place)
             places.add(place)
     onnx.save_model(model, out / MODEL_FILE)
-    return sorted(places, key=lambda place: place != MODEL_FILE)
+    return [MODEL_FILE, *sorted(places - {MODEL_FILE})]
 
 
 def rounded_weights(request: PackageRequest, grid: Grid | None) -> Mapping[str, Rounded]:
