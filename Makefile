@@ -3,6 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3.11
 READY := $(VENV)/.ready
+# What pages are tested in; `make onboard` needs none.
+BROWSER := $(VENV)/chromium/ready.json
 # `amoeba onboard smollm2-135m` goes on to every target there is.
 TARGETS ?= x86_avx512 x86_avx2 android_arm64
 
@@ -31,11 +33,15 @@ types: $(READY)
 imports: $(READY)
 	$(VENV)/bin/lint-imports
 
-unit: $(READY)
+unit: $(READY) $(BROWSER)
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q --numprocesses=$(WORKERS) --dist=loadfile
 
 $(READY): pyproject.toml constraints.txt scripts/environment
 	@PYTHON="$(PYTHON)" scripts/environment $(VENV)
+	@touch $@
+
+$(BROWSER): scripts/chromium.py $(READY)
+	$(VENV)/bin/python scripts/chromium.py $(VENV)/chromium
 	@touch $@
 
 clean:

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from components.evaluate import Question, multiple_choice
 from components.files import replace_text
 from components.levels import Levels
+from components.packed import Packed
 from components.prompts import Decision, Objective, Operating, PromptSettings, ScoreHead, decide, shorten
-from components.reference import logits_of
 
 HEAD_FILE, POINTS_FILE = "score_head.safetensors", "operating.json"
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
@@ -89,7 +89,7 @@ def measure_points(
                 replace(question, context=tuple(shorten(head, embedding, question.context, share)))
                 for question in questions
             ]
-            quality = multiple_choice(logits_of(levels.model), shortened).value
+            quality = multiple_choice(Packed(levels.model), shortened).value
             points.append(Operating(share, name, ttft / whole[0], tpot / whole[1], quality))
             progress(index * len(SHARES) + number + 1, len(levels.cuts) * len(SHARES))
     return tuple(points)

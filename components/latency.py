@@ -1,13 +1,14 @@
-"""What a subnet costs on a device, predicted from the device's figures.
+"""What a subnet costs, predicted: from a device's figures, or from a few runs of its like on this host.
 
-Decoding reads every weight once a token, so it is bound by memory bandwidth; reading a prompt is bound by arithmetic.
+Decoding reads every weight once a token, so it is bound by memory bandwidth; reading a prompt is bound by arithmetic. What a
+device's figures leave out, and runs show, is what a layer and a token cost however small they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from components import family
 
@@ -23,6 +24,10 @@ class Weights:
     """One table, used for the embedding, the head, or both where they are tied."""
     tied: bool
     kv_bytes_a_token: int
+    attentions: int
+    """Layers that attend."""
+    feed_forwards: int
+    """Layers with an FFN."""
 
     @classmethod
     def of(
@@ -48,33 +53,69 @@ class Weights:
             embedding=config["vocab_size"] * hidden,
             tied=ties and bool(config.get("tie_word_embeddings")),
             kv_bytes_a_token=2 * attending * key_value * cached_value_bytes,
+            attentions=attending,
+            feed_forwards=sum(neurons > 0 for _, neurons in kept),
         )
 
 
 @dataclass(frozen=True)
+class Load:
+    """What a shape at a quantization asks of any machine, for a prompt of 128 tokens."""
+
+    layers_mb: float
+    head_mb: float
+    """The one table that is read a token."""
+    tables_mb: float
+    """Both tables where they are not tied."""
+    read_kv_mb: float
+    """The prompt's, read a token."""
+    kv_mb: float
+    """A full context's."""
+    multiply_adds_g: float
+    attentions: int
+    feed_forwards: int
+
+    @classmethod
+    def of(cls, weights: Weights, linear_bits: float, embedding_bits: float, context: int) -> Load:
+        head_mb = weights.embedding * embedding_bits / 8e6
+        return cls(
+            layers_mb=weights.layers * linear_bits / 8e6,
+            head_mb=head_mb,
+            tables_mb=head_mb * (1 if weights.tied else 2),
+            read_kv_mb=weights.kv_bytes_a_token * PROMPT_TOKENS / 1e6,
+            kv_mb=weights.kv_bytes_a_token * context / 1e6,
+            multiply_adds_g=(weights.layers * PROMPT_TOKENS + weights.embedding) / 1e9,
+            attentions=weights.attentions,
+            feed_forwards=weights.feed_forwards,
+        )
+
+    @property
+    def size_mb(self) -> float:
+        return self.layers_mb + self.tables_mb
+
+    @property
+    def read_mb(self) -> float:
+        """A token's."""
+        return self.layers_mb + self.head_mb + self.read_kv_mb
+
+
+@dataclass(frozen=True)
 class Cost:
-    """Predicted figures of one shape at one quantization."""
+    """Predicted figures of one shape at one quantization, and of whose machine they are: the target's device, or this host."""
 
     ttft_ms: float
     tpot_ms: float
     size_mb: float
     memory_mb: float
+    machine: Literal["device", "host"] = "device"
 
 
-def predict(
-    weights: Weights, linear_bits: float, embedding_bits: float, bandwidth_gb_s: float, int8_gops: float, context: int
-) -> Cost:
-    """Figures for a prompt of 128 tokens, half a context of KV cache read a token, and `context` tokens of it kept."""
-    table_mb = weights.embedding * embedding_bits / 8e6
-    layers_mb = weights.layers * linear_bits / 8e6
-    size_mb = layers_mb + table_mb * (1 if weights.tied else 2)
-    kv_mb = weights.kv_bytes_a_token * context / 1e6
-    read_mb = layers_mb + table_mb + weights.kv_bytes_a_token * PROMPT_TOKENS / 1e6
-    tpot_ms = read_mb / bandwidth_gb_s
-    multiply_adds_g = (weights.layers * PROMPT_TOKENS + weights.embedding) / 1e9
+def predict(load: Load, bandwidth_gb_s: float, int8_gops: float) -> Cost:
+    """A device's figures by its own: the prompt is read at its arithmetic rate, a token at its bandwidth."""
+    tpot_ms = load.read_mb / bandwidth_gb_s
     return Cost(
-        ttft_ms=max(multiply_adds_g / int8_gops * 1000, tpot_ms),
+        ttft_ms=max(load.multiply_adds_g / int8_gops * 1000, tpot_ms),
         tpot_ms=tpot_ms,
-        size_mb=size_mb,
-        memory_mb=size_mb + kv_mb,
+        size_mb=load.size_mb,
+        memory_mb=load.size_mb + load.kv_mb,
     )

@@ -71,7 +71,7 @@ def data(stage: Stage) -> None:
     settings = datasets.DataSettings(**stage.numbers["data"])
     say(f"data: reading the {settings.corpus} corpus")
     own = settings.corpus == "own"
-    corpus = datasets.own_corpus(OWN_CORPUS, settings) if own else datasets.pinned_corpus(settings, CACHE)
+    corpus = (datasets.own_corpus if own else datasets.pinned_corpus)(OWN_CORPUS, settings, CACHE)
     text = _Tokenizer(stage.base.folder)
     chat_WT = datasets.pack([], settings.window_tokens, 0, text.end)
     if settings.chat_windows:
@@ -81,13 +81,13 @@ def data(stage: Stage) -> None:
         written = answers(model, prompts, settings.chat_answer_tokens, text.ends, settings.seed, progress("data: chat"))
         chat_WT = datasets.pack(written, settings.window_tokens, settings.chat_windows, text.end)
     say("data: tokenizing")
-    made = datasets.tokenize(corpus, settings, text.encode, chat_WT, text.end)
+    made, contamination = datasets.tokenize(corpus, settings, text.encode, chat_WT, text.end)
     facts = {
         "base_fingerprint": stage.base.fingerprint,
         "corpus": settings.corpus,
         "packages": {
             package.requirement: {"sha256": package.sha256, "licence": package.licence}
-            for package in (() if own else (datasets.ENCYCLOPEDIA, datasets.PASSAGES, datasets.QUESTIONS))
+            for package in (() if own else (datasets.ENCYCLOPEDIA, datasets.PASSAGES))
         },
         "tokens": {
             "calibration": made.calibration_WT.size,
@@ -96,7 +96,11 @@ def data(stage: Stage) -> None:
             "of which chat": chat_WT.size,
             "evaluation": made.evaluation_WT.size,
         },
-        "questions": len(made.questions),
+        "tasks": {
+            task: {"questions": sum(one.task == task for one in made.questions), **facts}
+            for task, facts in corpus.tasks.items()
+        },
+        "contamination": contamination.facts,
     }
     made.save(stage.data, facts)
 

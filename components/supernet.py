@@ -28,6 +28,12 @@ from components.width import permute_neurons
 FACTS_FILE = "supernet.json"
 
 
+def space_of(facts: dict[str, Any]) -> ShapeSpace:
+    """The shapes that a saved supernet was trained for, from its `supernet.json`."""
+    mixed = tuple(shape for text in facts["mixed"] if isinstance(shape := parse_shape(text), MixedShape))
+    return ShapeSpace(tuple(facts["depths"]), tuple(facts["widths_percent"]), mixed)
+
+
 class Supernet(ElasticModel[ExpertLinear]):
     """Owns `model`: its linear layers are replaced and its neurons permuted."""
 
@@ -130,9 +136,7 @@ class Supernet(ElasticModel[ExpertLinear]):
     def load(cls, folder: Path, model: PreTrainedModel) -> Supernet:
         """Open a saved supernet over its base; raises ValueError when the adapters do not fit the model."""
         facts = json.loads((folder / FACTS_FILE).read_text())
-        mixed = tuple(shape for text in facts["mixed"] if isinstance(shape := parse_shape(text), MixedShape))
-        space = ShapeSpace(tuple(facts["depths"]), tuple(facts["widths_percent"]), mixed)
-        supernet = cls(model, Selection.load(folder), space, AdapterSettings(**facts["adapters"]))
+        supernet = cls(model, Selection.load(folder), space_of(facts), AdapterSettings(**facts["adapters"]))
         supernet.restore(load_file(folder / "adapters.safetensors"))
         return supernet
 

@@ -2,6 +2,8 @@
 
 python -m edge_targets package x86_avx512 --checkpoint DIR --shape d24w75 --quantization int8 --context 2048 --out DIR
 python -m edge_targets measure x86_avx512 --package DIR --evaluation DIR --out FILE
+python -m edge_targets quality x86_avx512 --package DIR --evaluation DIR --first 0 --last 400 --out FILE
+python -m edge_targets turns x86_avx512 --package DIR --package DIR --rounds 6 --out FILE
 python -m edge_targets inspect android_vulkan --package DIR --out FILE
 python -m edge_targets reference --checkpoint DIR --evaluation DIR --out FILE
 """
@@ -18,9 +20,10 @@ from typing import Any
 
 import edge_targets
 from components.files import replace_text
-from components.progress import progress_of, say
+from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
 from components.shape import parse_shape
+from edge_targets._device.bench import host
 from edge_targets._target import PackageError, PackageRequest
 
 
@@ -52,6 +55,24 @@ def measure(given: argparse.Namespace) -> None:
     )
 
 
+def quality(given: argparse.Namespace) -> None:
+    """Text and some of the questions, as asked: no time is taken."""
+    from edge_targets._measure import quality_part
+
+    target = edge_targets.load(given.target)
+    advance = progress_of(f"{target.name}: measuring")
+    _write(given.out, quality_part(given.package, given.evaluation, given.first, given.last, given.threads, advance))
+
+
+def turns(given: argparse.Namespace) -> None:
+    from edge_targets._turns import RunSettings, apart, as_json, take_turns
+
+    settings = RunSettings(given.runs, given.new_tokens)
+    timers = [apart(package, given.threads, settings) for package in given.package]
+    taken = take_turns(timers, given.rounds, progress(f"{given.target}: runs in turns"))
+    _write(given.out, {"host": host(), "threads": given.threads, "runs": as_json(taken)})
+
+
 def inspect(given: argparse.Namespace) -> None:
     """What is known of a package that cannot run here: its own facts, its size, and what its target finds in it."""
     from edge_targets._device import facts
@@ -69,12 +90,14 @@ def inspect(given: argparse.Namespace) -> None:
 def reference(given: argparse.Namespace) -> None:
     quiet_libraries()
     from components.data import load_evaluation
+    from components.packed import Packed
     from components.reference import load_checkpoint, logits_of
     from edge_targets._measure import quality
 
     windows_WT, questions = load_evaluation(given.evaluation)
-    logits = logits_of(load_checkpoint(given.checkpoint))
-    _write(given.out, quality(logits, windows_WT.tolist(), questions, progress_of("full model: measuring")))
+    model = load_checkpoint(given.checkpoint)
+    advance = progress_of("full model: measuring")
+    _write(given.out, quality(logits_of(model), Packed(model), windows_WT.tolist(), questions, advance))
 
 
 def _write(path: Path, figures: dict[str, Any]) -> None:
@@ -103,6 +126,22 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--agreement-windows", type=int, default=2)
     measuring.add_argument("--threads", type=int, default=os.cpu_count())
     measuring.set_defaults(run=measure)
+    asking = verbs.add_parser("quality")
+    asking.add_argument("target")
+    asking.add_argument("--package", type=Path, required=True)
+    asking.add_argument("--first", type=int, default=0, help="questions of the order they are asked in")
+    asking.add_argument("--last", type=int, required=True)
+    asking.add_argument("--threads", type=int, default=os.cpu_count())
+    asking.set_defaults(run=quality)
+    taking = verbs.add_parser("turns")
+    taking.add_argument("target")
+    taking.add_argument("--package", type=Path, action="append", required=True)
+    taking.add_argument("--rounds", type=int, required=True)
+    taking.add_argument("--runs", type=int, default=3)
+    taking.add_argument("--new-tokens", type=int, default=32)
+    taking.add_argument("--threads", type=int, default=os.cpu_count())
+    taking.add_argument("--out", type=Path, required=True)
+    taking.set_defaults(run=turns)
     inspecting = verbs.add_parser("inspect")
     inspecting.add_argument("target")
     inspecting.add_argument("--package", type=Path, required=True)
@@ -111,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     referring = verbs.add_parser("reference")
     referring.add_argument("--checkpoint", type=Path, required=True)
     referring.set_defaults(run=reference)
-    for reading in (measuring, referring):
+    for reading in (measuring, asking, referring):
         reading.add_argument("--evaluation", type=Path, required=True)
         reading.add_argument("--out", type=Path, required=True)
     return parser

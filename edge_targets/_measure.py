@@ -11,8 +11,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data import load_evaluation
-from components.evaluate import Logits, agreement, greedy_agreement, multiple_choice, perplexity
+from components.data import evaluation_facts, load_evaluation
+from components.evaluate import (
+    Accuracy,
+    Logits,
+    Question,
+    agreement,
+    asking_order,
+    greedy_agreement,
+    multiple_choice,
+    perplexity,
+)
+from components.likelihood import Continuing, Scorer
 from edge_targets._device import facts
 from edge_targets._device.bench import bench
 from edge_targets._device.text import Text
@@ -20,6 +30,8 @@ from edge_targets._target import Target
 
 GREEDY_QUESTION = "What is the capital of France?"
 _GREEDY_TOKENS = 32
+_DECIMALS = 4
+"""Of a log-likelihood that is kept: artifacts differ by more, runs of one by less."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -58,8 +70,9 @@ def measure(
     figures = {
         **speed,
         "measured_on": "host",
+        "evaluation": evaluation_facts(evaluation),
         "answer": {"question": GREEDY_QUESTION, "text": text.decode(answer)},
-        **quality(runner.logits, windows, questions, progress),
+        **quality(runner.logits, Continuing(runner.passage()), windows, questions, progress),
     }
     if checkpoint is not None:
         from components.quiet import quiet_libraries
@@ -76,13 +89,42 @@ def measure(
     return figures
 
 
-def quality(
-    logits: Logits, windows: Sequence[Sequence[int]], questions: Sequence[Any], progress: Progress
+def quality_part(
+    package: Path, evaluation: Path, first: int, last: int, threads: int, progress: Progress
 ) -> dict[str, Any]:
-    """Perplexity and accuracy of anything that answers logits, item by item."""
+    """Answers to the questions from the `first` asked to before the `last`, and of the first part all text, item by item."""
+    windows_WT, questions = load_evaluation(evaluation)
+    runner = facts.load(package, threads)
+    asked = [questions[index] for index in asking_order(len(questions))[first:last]]
+    windows, scorer = windows_WT.tolist() if first == 0 else [], Continuing(runner.passage())
+    read = perplexity(runner.logits, windows, lambda done, total: progress("perplexity", done, total))
+    answered = multiple_choice(scorer, asked, lambda done, total: progress("questions", done, total))
+    return {"nats": read.nats, "correct": answered.correct, "questions": len(questions)}
+
+
+def quality(
+    logits: Logits,
+    scorer: Scorer,
+    windows: Sequence[Sequence[int]],
+    questions: Sequence[Question],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Perplexity and accuracy of a model that answers logits and scores questions, item by item."""
     read = perplexity(logits, windows, lambda done, total: progress("perplexity", done, total))
-    answered = multiple_choice(logits, questions, lambda done, total: progress("questions", done, total))
+    answered = multiple_choice(scorer, questions, lambda done, total: progress("questions", done, total))
+    return {"perplexity": {"value": read.value, "nats": read.nats}, "accuracy": accuracy_figures(answered)}
+
+
+def accuracy_figures(answered: Accuracy) -> dict[str, Any]:
+    """As JSON values. `correct`, `tasks` and `log_likelihoods` have an entry a question, in the questions' order."""
     return {
-        "perplexity": {"value": read.value, "nats": read.nats},
-        "accuracy": {"value": answered.value, "interval": answered.interval, "correct": answered.correct},
+        "value": answered.value,
+        "interval": answered.interval,
+        "by_task": {
+            task: {"value": part.value, "interval": part.interval, "questions": len(part.answers)}
+            for task, part in answered.by_task.items()
+        },
+        "correct": answered.correct,
+        "tasks": [answer.task for answer in answered.answers],
+        "log_likelihoods": [[round(one, _DECIMALS) for one in answer.log_likelihoods] for answer in answered.answers],
     }

@@ -1,42 +1,100 @@
-"""The regression gate: measure what is published again, and compare with what was measured when it was published.
+"""The regression gate: a candidate against its baseline on this machine, figure by figure, with noise taken into account.
 
-0 holds, 1 regressed, 2 could not measure. Quality and time are compared within the tolerances of `params.yaml`; time only
-on the machine that the baseline was measured on.
+1. The baseline is a published version (an alias or a number) or a file of an earlier gate; the candidate is what is
+   published as `candidate` or as `production`, the later of the two.
+2. Of two versions times are taken in turns, text and questions compared item by item. Where they are the same version, or
+   the baseline is a file, its figures are of another day: quality is compared the same way, time by a wider margin, and
+   only on the machine that it was taken on.
+3. What is undecided is measured again with more runs or more questions, a few times; each look has its share of the
+   false alarms that are allowed, so looking again does not make more of them.
+4. Exit 0 holds, 1 regressed, 2 inconclusive or could not measure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 import edge_targets
-from components.frontier import Comparison, Point, Tolerances, compare
-from flows import data, measuring, tracking
+from components.gate import Figure, Margins, decide
+from components.gate import overall as verdict_of
+from flows import data, evidence, tracking
 from flows.bases import Declared, declared, parameters
-from flows.settings import settings
-from flows.work import JobError
-from registry.errors import RegistryError
-from registry.store import PRODUCTION
+from flows.evidence import Artifact, BaselineError, Recorded
+from flows.frontiers import Successor, frontiers
+from flows.session import Session
+from flows.work import JobError, key_of
+from registry.bom import BOM_FILE
+from registry.errors import NotFoundError, RegistryError
+from registry.store import CANDIDATE, PRODUCTION, Store
 
-Verdict = Literal["holds", "regressed", "could not measure"]
-EXIT_CODES: dict[Verdict, int] = {"holds": 0, "regressed": 1, "could not measure": 2}
+Verdict = Literal["holds", "regressed", "inconclusive", "could not measure"]
+EXIT_CODES: dict[Verdict, int] = {"holds": 0, "regressed": 1, "inconclusive": 2, "could not measure": 2}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured at each look; from `params.yaml`."""
+
+    runs: int
+    new_tokens: int
+    pairs: tuple[int, ...]
+    """Runs of each side in turns, in all, by look."""
+    questions: tuple[int, ...]
+    """Questions answered, in all, by look."""
+    frontier_rounds: int
+    """Runs of every member, where both sides have a frontier."""
+    false_alarms_percent: float
+    """How often a gate on two equal artifacts may say regressed."""
+
+    def __post_init__(self) -> None:
+        if len(self.pairs) != len(self.questions) or not self.pairs:
+            raise ValueError(f"gate: pairs and questions name as many looks, got {self.pairs} and {self.questions}")
+        for grown in (self.pairs, self.questions):
+            if list(grown) != sorted(grown) or grown[0] < 2:
+                raise ValueError(f"gate: every look measures at least what the one before did, got {grown}")
+        if any(pairs % 2 for pairs in self.pairs):
+            raise ValueError(f"gate: pairs are even, one in each order, got {self.pairs}")
+
+    @classmethod
+    def of(cls, numbers: dict[str, Any]) -> Effort:
+        return cls(**{**numbers, "pairs": tuple(numbers["pairs"]), "questions": tuple(numbers["questions"])})
+
+    @property
+    def level(self) -> float:
+        """Each look's share of the false alarms."""
+        return self.false_alarms_percent / 100 / len(self.pairs)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One artifact's verdict, figure by figure; `reason` where it could not be measured."""
+    """One artifact's verdict, figure by figure; `reason` where something could not be measured."""
 
     registered_model: str
     verdict: Verdict
-    comparisons: tuple[Comparison, ...] = ()
+    baseline: str = ""
+    candidate: str = ""
+    figures: tuple[Figure, ...] = ()
     reason: str = ""
+    measured: Recorded | None = None
+    """What was measured of the candidate, for a later gate's `--baseline FILE`."""
+    models: tuple[str, ...] = ()
+    """Digests of what ran."""
+    successors: tuple[Successor, ...] = ()
+    """Members of the baseline's frontier against those of the same shape and quantization now."""
 
 
 @flow(name="check")
-def check(model: str, targets: Sequence[str] = (), baseline: str = PRODUCTION) -> tuple[Checked, ...]:
+def check(
+    model: str, targets: Sequence[str] = (), baseline: str = PRODUCTION, candidate: str | None = None
+) -> tuple[Checked, ...]:
     """Check every published package of a base that runs here, or those of `targets`."""
     base = declared(model)
     prefix = f"{base.name}--"
@@ -46,46 +104,90 @@ def check(model: str, targets: Sequence[str] = (), baseline: str = PRODUCTION) -
         if name.startswith(prefix) and _cannot_run_here(name.removeprefix(prefix)) is None
     ]
     wanted = [f"{prefix}{target}" for target in targets] or names
-    return tuple(check_package(base, name, baseline) for name in wanted)
+    checked: list[Checked] = []
+    for name in wanted:
+        checked.append(check_package(base, name, baseline, candidate, tuple(checked)))
+    return tuple(checked)
 
 
 def overall(checked: Sequence[Checked]) -> Verdict:
-    """Regressed where any is; else could not measure where any could not, or there was nothing to measure."""
+    """The worst of the verdicts; could not measure where there was nothing to."""
     verdicts = {one.verdict for one in checked}
-    if "regressed" in verdicts:
-        return "regressed"
-    return "holds" if verdicts == {"holds"} else "could not measure"
+    for verdict in ("regressed", "could not measure", "inconclusive", "holds"):
+        if verdict in verdicts:
+            return verdict
+    return "could not measure"
 
 
-@task(task_run_name="check {registered_model}")
-def check_package(base: Declared, registered_model: str, baseline: str) -> Checked:
-    """Pull, verify, measure and compare one package."""
-    why = _cannot_run_here(registered_model.removeprefix(f"{base.name}--"))
+@task(task_run_name="check {registered_model}", cache_policy=NO_CACHE)
+def check_package(
+    base: Declared, registered_model: str, baseline: str, candidate: str | None, before: Sequence[Checked] = ()
+) -> Checked:
+    """Pull and verify both sides, measure until every figure is decided or the effort is spent, and judge.
+
+    Targets of a family ship the same model: what one of them showed `before` is so of the next.
+    """
+    target = registered_model.removeprefix(f"{base.name}--")
+    why = _cannot_run_here(target)
     if why is not None:
         return Checked(registered_model, "could not measure", reason=f"it runs on its device only: {why}")
-    registry = tracking.store()
-    folder = settings().cache / "checked" / registered_model
     try:
-        manifest = registry.pull(registered_model, folder, baseline)
-        if manifest.lineage["data_revision"] != data.revision("data", base):
-            reason = "the baseline was measured on other data than this workspace has; onboard again"
-            return Checked(registered_model, "could not measure", reason=reason)
-        figures = measuring.measurement(base, str(manifest.target), folder, manifest.content_digest, again=True)
-    except (RegistryError, JobError, data.StageError) as error:
+        newer = _candidate(tracking.store(), registered_model, candidate)
+        older = _baseline(tracking.store(), registered_model, baseline, newer)
+        models = (*_models_of(older), *_models_of(newer))
+        known = next((one for one in before if one.models == models), None)
+        judged = known or _judged(base, target, older, newer)
+        sides = replace(judged, baseline=str(older), candidate=str(newer), models=models)
+        return replace(sides, registered_model=registered_model)
+    except (RegistryError, JobError, data.StageError, BaselineError) as error:
         return Checked(registered_model, "could not measure", reason=str(error))
-    then = Point.from_json(manifest.facts["point"])
-    now = measuring.point_of(then.shape, then.quantization, figures)
-    comparisons = compare(then, now, Tolerances(**parameters()["tolerances"]))
-    if figures["host"] != manifest.facts["measurement"]["host"]:
-        comparisons = tuple(one for one in comparisons if one.figure in ("perplexity", "accuracy"))
-        if all(one.holds for one in comparisons):
-            was = manifest.facts["measurement"]["host"]["processor"]
-            reason = (
-                f"quality holds; time cannot be compared, since the baseline was measured on another machine ({was})"
-            )
-            return Checked(registered_model, "could not measure", comparisons, reason)
-    verdict: Verdict = "holds" if all(one.holds for one in comparisons) else "regressed"
-    return Checked(registered_model, verdict, comparisons)
+
+
+def _candidate(registry: Store, registered_model: str, asked: str | None) -> Artifact:
+    """The one that is asked for, else the later of `candidate` and `production`."""
+    if asked is not None:
+        return Artifact.pulled(registry, registered_model, asked)
+    found = []
+    for alias in (CANDIDATE, PRODUCTION):
+        with suppress(NotFoundError):
+            found.append(registry.resolve(registered_model, alias).version)
+    return Artifact.pulled(registry, registered_model, max(found, key=int, default=PRODUCTION))
+
+
+def _baseline(registry: Store, registered_model: str, asked: str, newer: Artifact) -> Artifact | Recorded:
+    if Path(asked).is_file():
+        return evidence.recorded(Path(asked), registered_model)
+    older = Artifact.pulled(registry, registered_model, asked)
+    return evidence.published(older) if older.version.version == newer.version.version else older
+
+
+def _models_of(side: Artifact | Recorded) -> tuple[str, ...]:
+    """The digests of what runs; a package's own name and papers are no part of it."""
+    if isinstance(side, Recorded):
+        return (key_of(asdict(side.evidence)),)
+    papers = ("package.json", "README.md", BOM_FILE)
+    return tuple(entry.sha256 for entry in side.manifest.files if entry.path not in papers)
+
+
+def _judged(base: Declared, target: str, older: Artifact | Recorded, newer: Artifact) -> Checked:
+    numbers = parameters()
+    effort, margins = Effort.of(numbers["gate"]), Margins(**numbers["tolerances"])
+    session = Session(base, target, older, newer, {"runs": effort.runs, "new_tokens": effort.new_tokens})
+    looks = [
+        partial(session.look, pairs=pairs, questions=questions)
+        for pairs, questions in zip(effort.pairs, effort.questions, strict=True)
+    ]
+    found = None
+    if isinstance(older, Artifact):
+        sides, run = (older, newer), session.numbers
+        found = frontiers(tracking.store(), base, target, sides, effort.frontier_rounds, run, effort.level)
+    both = None if found is None else (found.baseline, found.candidate)
+    figures = decide(looks, margins, effort.level, in_turns=session.in_turns, frontiers=both)
+    verdict, reason = verdict_of(figures), session.untimed
+    if reason and verdict == "holds":
+        verdict, reason = "inconclusive", f"quality holds; {reason}"
+    successors = () if found is None else found.successors
+    return Checked("", verdict, figures=figures, successors=successors, reason=reason, measured=session.measured())
 
 
 def _cannot_run_here(target: str) -> str | None:

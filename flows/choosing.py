@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import edge_targets
-from components.latency import Weights, predict
+from components.calibration import Calibration
+from components.latency import Cost, Load, Weights, predict
 from components.search import CHOSEN, WORSE, Candidate, NothingFitsError, Verdict, choose
 from components.shape import AnyShape, parse_shape
 from flows.bases import Declared, parameters
 from flows.work import JobError
 
 if TYPE_CHECKING:
-    from edge_targets._target import Budget, Quantization
+    from edge_targets._target import Budget, Quantization, Target
 
 
 _BUILT = "built, and "
@@ -63,7 +65,7 @@ def verification(quantization: str) -> dict[str, float]:
     return {**limits["default"], **limits.get(quantization, {})}
 
 
-def _unfit(quantization: Quantization) -> str | None:
+def unfit(quantization: Quantization) -> str | None:
     """Why no package of this quantization would pass verification, going by what is known of it."""
     least = verification(quantization.name)["min_top_1"]
     if quantization.top_1 >= least:
@@ -71,35 +73,43 @@ def _unfit(quantization: Quantization) -> str | None:
     return f"agrees with float on {quantization.top_1:.0%} of tokens, under {least:.0%}"
 
 
-def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budget | None = None) -> Choice:
-    """The best shape and quantization within a budget (the target's own when None); raises JobError when none fits."""
+def context_for(config: Mapping[str, Any]) -> int:
+    """The context length that is packaged: the one of `params.yaml`, or the base's where that is shorter."""
+    return min(int(parameters()["package"]["context_length"]), int(config["max_position_embeddings"]))
+
+
+def weights_of(target: Target, config: Mapping[str, Any], layers: Iterable[tuple[bool, int]]) -> Weights:
+    """Of (attends, FFN neurons) of every kept layer, as the target keeps weights and cache."""
+    return Weights.of(config, layers, cached_value_bytes=target.cached_value_bytes, ties=target.ties)
+
+
+def choose_for(
+    base: Declared,
+    base_folder: Path,
+    target_name: str,
+    budget: Budget | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
+) -> Choice:
+    """The best shape and quantization within a budget (the target's own when None); raises JobError when none fits.
+
+    Costs are the device's by its figures; with `calibrations`, by quantization, they are this host's.
+    """
     target = edge_targets.load(target_name)
     supernet = json.loads((base.artifacts / "supernet" / "supernet.json").read_text())
     config = json.loads((base_folder / "config.json").read_text())
-    context = min(parameters()["package"]["context_length"], config["max_position_embeddings"])
+    context = context_for(config)
     candidates, refused = [], []
     for text, perplexity in supernet["validation_perplexity"].items():
         shape = parse_shape(text)
         if target.refuses(shape):
             refused.append(f"{shape}: {target.refuses(shape)}")
             continue
-        weights = Weights.of(
-            config,
-            ((attends, neurons) for _, attends, neurons in supernet["cuts"][text]),
-            cached_value_bytes=target.cached_value_bytes,
-            ties=target.ties,
-        )
+        weights = weights_of(target, config, ((attends, neurons) for _, attends, neurons in supernet["cuts"][text]))
         for quantization in target.quantizations:
-            cost = predict(
-                weights,
-                quantization.linear_bits,
-                quantization.embedding_bits,
-                target.device.bandwidth_gb_s,
-                target.device.int8_gops,
-                context,
-            )
+            load = Load.of(weights, quantization.linear_bits, quantization.embedding_bits, context)
+            cost = _cost(target, quantization, load, calibrations)
             known = perplexity * quantization.perplexity_ratio
-            candidates.append(Candidate(shape, quantization.name, known, cost, _unfit(quantization)))
+            candidates.append(Candidate(shape, quantization.name, known, cost, unfit(quantization)))
     if not candidates:
         raise JobError(f"{target.name} runs no shape of this supernet: {'; '.join(refused)}")
     usual = [candidate for candidate in candidates if candidate.quantization == target.quantizations[0].name]
@@ -110,3 +120,11 @@ def choose_for(base: Declared, base_folder: Path, target_name: str, budget: Budg
     except NothingFitsError as error:
         raise JobError(f"{target.name}: {error}") from error
     return Choice(target.name, chosen.shape, chosen.quantization, context, max_memory_mb, verdicts)
+
+
+def _cost(
+    target: Target, quantization: Quantization, load: Load, calibrations: Mapping[str, Calibration] | None
+) -> Cost:
+    if calibrations is not None:
+        return calibrations[quantization.name].predict(load)
+    return predict(load, target.device.bandwidth_gb_s, target.device.int8_gops)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows import cli_keys, cli_pull, cli_registry
+from flows import cli_check, cli_explore, cli_keys, cli_pull, cli_registry, cli_report
 from flows.cli_output import AllowUnsigned, Json, RequireSignature, print_json
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
     help="One base language model in, one verified artifact out for every device.",
 )
 app.command()(cli_pull.pull)
+app.command()(cli_check.check)
+app.command()(cli_explore.explore)
 app.add_typer(cli_keys.app, name="keys")
 
 
@@ -64,6 +66,7 @@ def package(
     max_latency_ms: Annotated[float | None, typer.Option(min=0, help="Most milliseconds a token.")] = None,
     max_memory_mb: Annotated[float | None, typer.Option(min=0, help="Most memory, KV cache included.")] = None,
     alias: Annotated[str, typer.Option(help="The alias that the new version gets.")] = "candidate",
+    here: Annotated[bool, typer.Option("--here", help="The limits are this machine's, by what ran on it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Build and publish the best subnet for a target within limits of your own; the target's when none are given.
@@ -76,7 +79,7 @@ def package(
     from flows.package import package as run_package
 
     given = max_latency_ms is not None or max_memory_mb is not None
-    released = run_package(model, target, Budget(max_latency_ms, max_memory_mb) if given else None, alias)
+    released = run_package(model, target, Budget(max_latency_ms, max_memory_mb) if given else None, alias, here=here)
     if as_json:
         print_json(released)
     else:
@@ -246,33 +249,6 @@ def measured(
 
 
 @app.command()
-def check(
-    model: Annotated[str, typer.Argument(help="A base of bases.yaml.")],
-    target: Annotated[list[str] | None, typer.Option(help="Only this target; may be repeated.")] = None,
-    baseline: Annotated[str, typer.Option(help="An alias or version number.")] = "production",
-    as_json: Json = False,
-) -> None:
-    """Measure published artifacts again: exit 0 holds, 1 regressed, 2 could not measure.
-
-    \b
-    amoeba check smollm2-135m
-    amoeba check smollm2-135m --target x86_avx512 --json
-    """
-    from flows.check import EXIT_CODES, overall
-    from flows.check import check as run_check
-
-    checked = run_check(model, tuple(target or ()), baseline)
-    verdict = overall(checked)
-    if as_json:
-        print_json({"verdict": verdict, "packages": checked})
-    else:
-        from flows.tables import checked as show
-
-        show(model, verdict, checked)
-    raise typer.Exit(EXIT_CODES[verdict])
-
-
-@app.command()
 def targets(as_json: Json = False) -> None:
     """List the devices there is a target for.
 
@@ -381,6 +357,7 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if all(finding.fine for finding in findings) else 1)
 
 
+app.command()(cli_report.report)
 cli_registry.add_to(app)
 
 

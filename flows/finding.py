@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import edge_targets
 from components.frontier import Point
 from edge_targets._machine import Machine
+from flows.explored import FrontierError, frontier_of
 from flows.measured import point_of
 from registry import naming
-from registry.errors import NotFoundError, RegistryError
+from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError, SignatureError
 from registry.store import PRODUCTION, Store, Version
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,10 @@ def best(
 ) -> tuple[Offer, ...]:
     """Published artifacts of a base, the best for a machine first: of most accuracy, then the fastest.
 
-    Without a machine only limits count; with a target only its artifacts are looked at. Raises NothingSuitsError where
-    the first is not for this machine or not within the limits.
+    Without a machine only limits count; with a target only its artifacts are looked at. Where a limit is given, every version
+    on a target's published frontier is offered too; without one, what has the alias is meant.
+
+    Raises NothingSuitsError where the first is not for this machine or not within the limits.
     """
     found = sorted(_offers(registry, base, machine, limits, alias, target), key=_rank)
     if not found:
@@ -80,8 +86,26 @@ def _offers(
             version = registry.resolve(naming.package_model(base, target), alias)
         except NotFoundError:
             continue
-        point = point_of(registry, version)
-        yield Offer(target, version, point, _why_not(target, point, machine, limits) or "")
+        limited = any(limit is not None for limit in vars(limits).values())
+        for one, point in ((version, point_of(registry, version)), *(_frontier(registry, version) if limited else ())):
+            yield Offer(target, one, point, _why_not(target, point, machine, limits) or "")
+
+
+def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Point | None]]:
+    """The other versions of the frontier beside one, with their points; what cannot be read or trusted is left out and told."""
+    try:
+        explored = frontier_of(registry, version)
+    except (FrontierError, DamagedError) as error:
+        _log.warning("%s: its frontier is left out: %s", version.registered_model, error)
+        return
+    for number in (
+        (member.version for member in explored.members if member.version != version.version) if explored else ()
+    ):
+        try:
+            one = registry.resolve(version.registered_model, number)
+            yield one, point_of(registry, one)
+        except (NotFoundError, DamagedError, RefusedError, SignatureError) as error:
+            _log.warning("%s version %s of the frontier is left out: %s", version.registered_model, number, error)
 
 
 def _why_not(target: str, point: Point | None, machine: Machine | None, limits: Limits) -> str | None:

@@ -56,9 +56,15 @@ def point_of(registry: Store, version: Version) -> Point | None:
     point = registry.manifest(version).facts.get("point")
     if point is None:
         return None
-    content = registry.attached(version, KIND)
+    figures = figures_of(registry, version)
     published = Point.from_json(point)
-    return published if content is None else at_device(published, _checked(content))
+    return published if figures is None else at_device(published, figures)
+
+
+def figures_of(registry: Store, version: Version) -> dict[str, Any] | None:
+    """What a device measured of a version, every sample; None where none has."""
+    content = registry.attached(version, KIND)
+    return None if content is None else _checked(content)
 
 
 def at_device(point: Point, figures: dict[str, Any]) -> Point:

@@ -15,12 +15,16 @@ from filelock import FileLock
 import edge_targets
 from components.frontier import Point
 from edge_targets._device import facts
+from edge_targets._device.bench import host
 from flows.bases import Declared, parameters
 from flows.choosing import Choice, verification
 from flows.data import revision
 from flows.packaging import build_key, checkpoint_for, package_for, package_key
 from flows.settings import settings
 from flows.work import key_of, run_apart
+
+_FLOAT_ARGUMENTS = 2
+"""Of a measurement beside its float subnet: the option and the checkpoint's folder."""
 
 
 def examine(base: Declared, choice: Choice) -> tuple[Point, dict[str, Any]]:
@@ -42,6 +46,21 @@ def measure_package(base: Declared, choice: Choice) -> dict[str, Any]:
         ["--checkpoint", str(checkpoint_for(base, choice.shape))],
     )
     return {**figures, "target": choice.target}
+
+
+def is_measured(base: Declared, choice: Choice) -> bool:
+    """Whether `measure_package` would find everything done."""
+    return _measurement_file(base, build_key(base, choice), _FLOAT_ARGUMENTS).is_file()
+
+
+def measured_names() -> set[tuple[str, str]]:
+    """(shape, quantization) of all that was ever measured in this workspace, of any base and from any supernet."""
+    found = set()
+    for path in (settings().cache / "measurements").glob("*.json"):
+        figures = json.loads(path.read_text())
+        if "shape" in figures:
+            found.add((figures["shape"], figures["quantization"]))
+    return found
 
 
 _LIMITS = (
@@ -71,14 +90,11 @@ def refusal(choice: Choice, package: Path, figures: Mapping[str, Any]) -> str | 
     return None
 
 
-def measurement(
-    base: Declared, target: str, package: Path, key: str, arguments: Sequence[str] = (), *, again: bool = False
-) -> dict[str, Any]:
-    """Run `edge_targets measure` on a package; `again` measures even where a measurement is kept."""
+def measurement(base: Declared, target: str, package: Path, key: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Run `edge_targets measure` on a package, where no measurement of it is kept."""
     numbers = parameters()["measure"]
-    name = key_of({"package": key, "data": revision("data", base), "numbers": numbers, "arguments": len(arguments)})
-    out = settings().cache / "measurements" / f"{name}{'-again' if again else ''}.json"
-    if again or not out.is_file():
+    out = _measurement_file(base, key, len(arguments))
+    if not out.is_file():
         options = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         with FileLock(settings().cache / "measuring.lock"):
             run_apart(
@@ -90,6 +106,18 @@ def measurement(
             )
     figures: dict[str, Any] = json.loads(out.read_text())
     return figures
+
+
+def _measurement_file(base: Declared, key: str, arguments: int) -> Path:
+    """Where a package's figures are kept: those of this data, these settings and this machine."""
+    facts = {
+        "package": key,
+        "data": revision("data", base),
+        "numbers": parameters()["measure"],
+        "arguments": arguments,
+        "host": host(),
+    }
+    return settings().cache / "measurements" / f"{key_of(facts)}.json"
 
 
 def inspection(target: str, package: Path, key: str) -> dict[str, Any]:

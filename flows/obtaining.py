@@ -48,14 +48,14 @@ def obtain(
                 f"{nothing}. The supernet has one: {promised.target} {promised.shape} {promised.quantization} is predicted to "
                 "meet the limits; add --build to have it built, verified, published and pulled"
             ) from None
-        return _built(model, promised.target, limits)
+        return _built(model, promised.target, limits, here=machine is not None)
     return Obtained(offers[0].target, offers[0].version.version, offers)
 
 
-def _built(model: str, target: str, limits: Limits) -> Obtained:
+def _built(model: str, target: str, limits: Limits, *, here: bool) -> Obtained:
     from flows.package import package
 
-    released = package(model, target, _budget(limits), CANDIDATE)
+    released = package(model, target, _budget(limits), CANDIDATE, here=here)
     accuracy = released.point.accuracy
     if limits.min_accuracy is not None and (accuracy is None or accuracy < limits.min_accuracy):
         found = "unknown" if accuracy is None else f"{accuracy:.1%}"
@@ -69,13 +69,17 @@ def _built(model: str, target: str, limits: Limits) -> Obtained:
 def _derivable(
     model: str, target: str | None, limits: Limits, machine: Machine | None, nothing: NothingSuitsError
 ) -> Choice:
-    """The best that the supernet is predicted to give for a target that suits; raises NothingSuitsError with why none."""
+    """The best that the supernet is predicted to give for a target that suits; raises NothingSuitsError with why none.
+
+    Limits for a machine are this one's, and met by what ran here where anything did; without one they are the device's.
+    """
     wanted = (target,) if target else edge_targets.names()
     suited = [one for one in wanted if machine is None or edge_targets.load(one).suits(machine) is None]
     if not suited:
         raise nothing
     try:
         from components.base import resolve
+        from flows import calibrating
         from flows.bases import declared
         from flows.choosing import choose_for
         from flows.settings import WorkspaceError, settings
@@ -90,7 +94,8 @@ def _derivable(
         folder = resolve(base.source, settings().cache).folder
         for one in suited:
             try:
-                choices.append(choose_for(base, folder, one, _budget(limits)))
+                calibrations = calibrating.kept(base, one) if machine is not None else None
+                choices.append(choose_for(base, folder, one, _budget(limits), calibrations))
             except JobError as error:
                 reasons.append(str(error))
     except (WorkspaceError, ValueError, OSError) as error:

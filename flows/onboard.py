@@ -19,7 +19,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 import edge_targets
 from components.base import Base, resolve
-from flows import data, measuring, tracking
+from components.progress import say
+from flows import data, measuring, showing, tracking
 from flows.bases import Declared, check_profile, declare, parameters
 from flows.choosing import Choice
 from flows.package import Released, build, release
@@ -71,6 +72,7 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
         except Exception as error:  # one target's trouble is reported, and the others go on
             failed[target] = reason(error)
     push(base)
+    show(base.name, full)
     return Outcome(
         base.name, supernet_version, full["perplexity"]["value"], full["accuracy"]["value"], tuple(released), failed
     )
@@ -118,6 +120,18 @@ def register_supernet(base: Declared, licence: str) -> str:
 def measure_full_model(base: Declared, base_folder: Path) -> dict[str, Any]:
     """Quality of the full float model, which every artifact is compared with."""
     return measuring.reference(base, base_folder)
+
+
+@task
+def show(model: str, full: dict[str, Any]) -> None:
+    """Keep the full model's figures beside its supernet, and write the report: a page, MLflow, Prefect, and for DVC.
+
+    What was released stays released where a report cannot be made.
+    """
+    try:
+        showing.show(model, full, settings().home / "reports" / model)
+    except Exception as error:
+        say(f"no report was written: {reason(error)}; `amoeba report {model}` tries again")
 
 
 @task

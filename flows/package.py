@@ -16,7 +16,7 @@ import edge_targets
 from components.base import resolve
 from components.frontier import Point
 from edge_targets._target import Budget
-from flows import choosing, measuring, packaging, tracking
+from flows import calibrating, choosing, considered, measuring, packaging, tracking
 from flows.bases import Declared, declared
 from flows.choosing import Choice
 from flows.publishing import publish
@@ -44,8 +44,12 @@ class Released:
 
 
 @flow(name="package")
-def package(model: str, target: str, budget: Budget | None = None, alias: str = CANDIDATE) -> Released:
+def package(
+    model: str, target: str, budget: Budget | None = None, alias: str = CANDIDATE, *, here: bool = False
+) -> Released:
     """Build, measure and publish the best subnet of an onboarded base for a target, within a budget of one's own.
+
+    With `here` the budget is this machine's, as far as anything ran on it that says what the rest would take.
 
     Raises JobError where nothing fits, UnknownNameError for a base that is not onboarded.
     """
@@ -53,13 +57,15 @@ def package(model: str, target: str, budget: Budget | None = None, alias: str = 
     edge_targets.load(target)
     ensure_space(settings().root)
     origin = resolve(base.source, settings().cache)
-    return release(base, build(base, origin.folder, target, budget), alias)
+    return release(base, build(base, origin.folder, target, budget, here=here), alias)
 
 
 @task(task_run_name="build {target}")
-def build(base: Declared, base_folder: Path, target: str, budget: Budget | None = None) -> Choice:
+def build(
+    base: Declared, base_folder: Path, target: str, budget: Budget | None = None, *, here: bool = False
+) -> Choice:
     """Choose, extract, quantize and package for one target."""
-    choice = choosing.choose_for(base, base_folder, target, budget)
+    choice = choosing.choose_for(base, base_folder, target, budget, calibrating.kept(base, target) if here else None)
     packaging.package_for(base, choice)
     return choice
 
@@ -71,8 +77,11 @@ def release(base: Declared, choice: Choice, alias: str) -> Released:
     What only its device runs is published as a candidate: production is what was measured.
     """
     choice, point, figures = confirmed(base, choice)
-    if point.measured_on == "predicted":
-        alias = CANDIDATE
+    return publish_package(base, choice, point, figures, CANDIDATE if point.measured_on == "predicted" else alias)
+
+
+def publish_package(base: Declared, choice: Choice, point: Point, figures: dict[str, Any], alias: str) -> Released:
+    """Publish a choice's package with what was found of it."""
     folder = packaging.package_for(base, choice)
     manifest = Manifest.of(
         folder,
@@ -101,6 +110,8 @@ def release(base: Declared, choice: Choice, alias: str) -> Released:
         alias,
         {key: value for key, value in point.to_json().items() if isinstance(value, float)},
     )
+    registry = tracking.store()
+    considered.keep(registry, registry.resolve(registered_model, version), choice)
     return Released(choice.target, registered_model, version, alias, point, choice)
 
 

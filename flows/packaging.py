@@ -129,7 +129,7 @@ def build_key(base: Declared, choice: Choice) -> str:
             "choice": [family or choice.target, str(choice.shape), choice.quantization, choice.context_length],
             "calibration": [revision("data", base), parameters()["package"]["calibration_windows"]],
             "builders": builder_versions(),
-            "code": _code_digest(Path(edge_targets.__file__).parent, *([] if family else [f"{choice.target}.py"])),
+            "code": code_of(choice.target),
         }
     )
 
@@ -143,6 +143,12 @@ def builder_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def code_of(target: str) -> str:
+    """The digest of the code that makes and runs a target's packages."""
+    own = [] if edge_targets.load(target).family else [f"{target}.py"]
+    return _code_digest(Path(edge_targets.__file__).parent, *own)
 
 
 def _code_digest(folder: Path, *targets: str) -> str:

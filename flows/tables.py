@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from flows import verdicts
 from registry.store import PRODUCTION
 
 if TYPE_CHECKING:
     from edge_targets._target import Target
     from flows.check import Checked, Verdict
     from flows.doctor import Finding
+    from flows.explored import Explored
     from flows.lineage import Step
     from flows.onboard import Outcome
     from flows.package import Released
@@ -74,9 +76,9 @@ def _released(title: str, released: Sequence[Released], full_perplexity: float |
 
 
 def _considered(target: str, verdicts: Sequence[Any]) -> None:
-    table = _table(
-        f"{target}: what was considered (predicted)", ["shape", "quantization", "perplexity", "ms/token", "MB", "why"]
-    )
+    machines = {verdict.candidate.cost.machine for verdict in verdicts}
+    title = f"{target}: what was considered (predicted for the {' and the '.join(sorted(machines))})"
+    table = _table(title, ["shape", "quantization", "perplexity", "ms/token", "MB", "why"])
     for verdict in verdicts:
         candidate = verdict.candidate
         cost = candidate.cost
@@ -91,17 +93,51 @@ def _considered(target: str, verdicts: Sequence[Any]) -> None:
     _show(table)
 
 
+def explored(frontier: Explored) -> None:
+    """The frontier, each point with what was predicted of it without it, and the best of what was not measured."""
+    title = (
+        f"{frontier.model}: the frontier of {frontier.target} on {frontier.host['processor']}, {frontier.host['threads']} threads; "
+        f"the full float model has perplexity {frontier.reference.perplexity:.2f} and accuracy {frontier.reference.accuracy:.1%}"
+    )
+    columns = ["version", "shape", "quantization", "perplexity", "accuracy", "ms/token", "TTFT ms", "memory MB"]
+    table = _table(f"{title} (in brackets: predicted)", columns)
+    for member in frontier.members:
+        point, predicted = member.point, member.predicted
+        low, high = point.accuracy_interval or (0.0, 1.0)
+        pairs = (
+            (point.tpot_ms, predicted.tpot_ms, 1),
+            (point.ttft_ms, predicted.ttft_ms, 0),
+            (point.memory_mb, predicted.memory_mb, 0),
+        )
+        table.add_row(
+            member.version,
+            point.shape,
+            point.quantization,
+            f"{point.known_perplexity:.2f} ({predicted.perplexity:.2f})",
+            f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]",
+            *(f"{measured:.{digits}f} ({expected:.{digits}f})" for measured, expected, digits in pairs),
+        )
+    _show(table)
+    built = [one for one in frontier.considered if one.point is not None]
+    for one in built:
+        sys.stdout.write(f"{one.shape} {one.quantization}: {one.reason}\n")
+    sys.stdout.write(f"{len(frontier.considered) - len(built)} more candidates were considered and not measured\n")
+
+
 def checked(model: str, verdict: Verdict, packages: Sequence[Checked]) -> None:
-    """Every figure, then and now."""
-    table = _table(f"{model}: {verdict}", ["package", "figure", "baseline", "now", "allowed", "verdict"])
+    """Every figure, then and now, and how much worse it is."""
+    table = _table(f"{model}: {verdict}", ["package", "figure", "baseline", "now", "worse by", "allowed", "verdict"])
     for one in packages:
-        for part in one.comparisons:
-            values = (f"{value:.4g}" for value in (part.baseline, part.now, part.allowed))
-            table.add_row(one.registered_model, part.figure, *values, "holds" if part.holds else "regressed")
+        for figure in one.figures:
+            then, now = (f"{value:.4g}" for value in (figure.baseline, figure.candidate))
+            worse, allowed, outcome = verdicts.worsening(figure), verdicts.margin(figure), verdicts.outcome(figure)
+            table.add_row(one.registered_model, figure.name, then, now, worse, allowed, outcome)
+        for line in verdicts.succession(one):
+            table.add_row(one.registered_model, "", "", "", "", "", line)
         if one.reason:
-            table.add_row(one.registered_model, "", "", "", "", f"{one.verdict}: {one.reason}")
+            table.add_row(one.registered_model, "", "", "", "", "", f"{one.verdict}: {one.reason}")
     if not packages:
-        table.add_row("", "", "", "", "", f"nothing of {model} is published; `amoeba onboard` does that")
+        table.add_row("", "", "", "", "", "", f"nothing of {model} is published; `amoeba onboard` does that")
     _show(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,14 @@ from flows import trusting
 from flows.bases import Declared
 from flows.data import lineage
 from flows.settings import settings
+from registry import naming
+from registry.errors import NotFoundError
 from registry.shelf import Shelf
 from registry.store import Store
 from registry.trust import Wanted
 
 _VERSIONS_OF = ("torch", "transformers", "onnxruntime", "executorch", "torchao", "mlflow", "prefect", "dvc")
+_REPORT_TAG = "amoeba.report"
 
 
 def store(signature: Wanted = "when known") -> Store:
@@ -100,6 +104,28 @@ class Run:
                 points.append(Metric(f"validation_perplexity.{shape}", perplexity, now, report["step"]))
         for start in range(0, len(points), 1000):
             self._client.log_batch(self.run_id, metrics=points[start : start + 1000])
+
+
+def log_report(registry: Store, model: str, files: Mapping[str, str], metrics: Mapping[str, float]) -> bool:
+    """Put a report's files and figures beside the run of the supernet in production, unless this very report is there.
+
+    False where no supernet is registered. Raises what the registry raises.
+    """
+    try:
+        supernet = registry.resolve(naming.supernet_model(model))
+    except NotFoundError:
+        return False
+    told = "".join(f"{name}\n{content}\n" for name, content in sorted(files.items())) + str(sorted(metrics.items()))
+    digest = hashlib.sha256(told.encode()).hexdigest()
+    client = registry.client()
+    with registry.reaching():
+        if client.get_run(supernet.run_id).data.tags.get(_REPORT_TAG) == digest:
+            return True
+        for name, content in files.items():
+            client.log_text(supernet.run_id, content, f"report/{name}")
+        Run(supernet.run_id, client).metrics(metrics)
+        client.set_tag(supernet.run_id, _REPORT_TAG, digest)
+    return True
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Running a package with ExecuTorch's own runtime, as a phone does; here through its Python bindings.
 
 A program holds one cache. What is at and after the position of a call is written anew and what is before it is read, so
-a text starts over at position 0; a generation that another text interrupted reads its own again before it goes on.
+a text goes back by its position alone; one that another text interrupted reads its own again before it goes on.
 
 Legend: S positions, V vocabulary.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 
 from . import facts
 from .facts import PackageError
+from .greedy import check_rewind
 from .limits import Limits
+from .runner import Passage
 
 
 class ExecutorchRunner:
@@ -35,13 +38,13 @@ class ExecutorchRunner:
         self._ends = frozenset(known["eos_token_ids"])
         with _silent_start():
             import executorch.kernels.quantized  # noqa: F401  quantized embeddings
-            from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  attention over the cache
             from executorch.extension.pybindings.portable_lib import (
                 _threadpool_get_thread_count,
                 _unsafe_reset_threadpool,
             )
             from executorch.runtime import Runtime
 
+            _load_attention()
             # The pool belongs to the process, and a loaded program keeps a pointer to it: it is made before loading.
             if _threadpool_get_thread_count() != threads:
                 _unsafe_reset_threadpool(threads)
@@ -52,46 +55,84 @@ class ExecutorchRunner:
             except Exception as error:  # the runtime raises RuntimeError and plain Exception
                 raise PackageError(f"ExecuTorch cannot load {folder}: {error}; pull the package again") from error
         self._most_positions = int(limit[0])
-        self._cached_text: object = None
+        self._in_cache: object = None
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, [S, V]; raises ValueError for tokens it cannot take."""
-        self._limits.check(tokens, max_new_tokens=0)
-        self._cached_text = None
-        # The program's output memory is its own: the next call may write it again.
-        return np.concatenate([logits_SV.copy() for logits_SV in self._read(tokens, 0)])
+        return self.passage().run(tokens, logits_from=0)
+
+    def passage(self) -> Passage:
+        """An empty text; see `runner.Passage`."""
+        return _Passage(self)
 
     def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
         """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
         self._limits.check(tokens, max_new_tokens)
-        return self._continue(list(tokens), max_new_tokens, frozenset() if to_the_end else self._ends)
+        return self._continue(tokens, max_new_tokens, frozenset() if to_the_end else self._ends)
 
-    def _continue(self, text: list[int], max_new_tokens: int, ends: frozenset[int]) -> Iterator[int]:
-        read = 0
+    def _continue(self, tokens: Sequence[int], max_new_tokens: int, ends: frozenset[int]) -> Iterator[int]:
+        passage = self.passage()
+        wanted = tokens
         for _ in range(max_new_tokens):
-            if self._cached_text is not text:
-                self._cached_text, read = text, 0
-            for logits_SV in self._read(text[read:], read):
-                token = int(logits_SV[-1].argmax())
+            token = int(passage.run(wanted, logits_from=len(wanted) - 1).argmax())
             if token in ends:
                 return
-            read = len(text)
-            text.append(token)
             yield token
+            wanted = [token]
 
-    def _read(self, tokens: Sequence[int], position: int) -> Iterator[NDArray[np.float32]]:
-        """Logits of as many positions at a time as a call takes, written to the cache from `position` on."""
+    def read(self, passage: _Passage, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
+        """Append to a passage; see `runner.Passage`. The cache is first made the passage's, where it is another's."""
+        self._limits.check(tokens, max_new_tokens=0, read=len(passage.tokens))
+        known = len(passage.tokens) if self._in_cache is passage else 0
+        self._in_cache = passage
+        again = passage.tokens[known:]
+        logits_SV = self._logits([*again, *tokens], known, len(again) + logits_from)
+        passage.tokens += tokens
+        return logits_SV
+
+    def _logits(self, tokens: Sequence[int], position: int, logits_from: int) -> NDArray[np.float32]:
+        """As many tokens at a time as a call takes, written to the cache from `position` on."""
         import torch
 
+        pieces = []
         for start in range(0, len(tokens), self._most_positions):
             piece_1S = torch.tensor([tokens[start : start + self._most_positions]])
             logits_1SV = self._method.execute((piece_1S, torch.tensor([position + start])))[0]
-            yield logits_1SV[0].detach().numpy()
+            # The program's output memory is its own, and the next call may write it again: what is wanted is copied.
+            pieces.append(logits_1SV[0, max(0, logits_from - start) :].detach().numpy().copy())
+        return np.concatenate(pieces)
+
+
+class _Passage:
+    """One text; see `runner.Passage`. Its tokens are kept for when another text has taken the cache."""
+
+    def __init__(self, runner: ExecutorchRunner) -> None:
+        self._runner = runner
+        self.tokens: list[int] = []
+
+    def run(self, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
+        return self._runner.read(self, tokens, logits_from)
+
+    def rewind(self, length: int) -> None:
+        check_rewind(length, len(self.tokens))
+        del self.tokens[length:]
 
 
 def load(folder: Path, threads: int) -> ExecutorchRunner:
     """Open a package; raises PackageError when it is not one that this runtime loads."""
     return ExecutorchRunner(folder, threads)
+
+
+def _load_attention() -> None:
+    """The kernel of attention over the cache, whose own module imports a compiler for two seconds."""
+    import torch
+
+    place = find_spec("executorch.extension.llm.custom_ops")
+    folders = [] if place is None else [Path(folder) for folder in place.submodule_search_locations or ()]
+    libraries = [library for folder in folders for library in folder.glob("*custom_ops_aot_lib.*")]
+    if len(libraries) != 1:
+        raise PackageError(f"ExecuTorch here has {len(libraries)} libraries of attention kernels; install it anew")
+    torch.ops.load_library(libraries[0])
 
 
 @contextlib.contextmanager

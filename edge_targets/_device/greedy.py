@@ -6,38 +6,33 @@ Legend: S positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .limits import Limits
+from .runner import Passage
 
 PREFILL_TOKENS = 512
 """Longest run of tokens at once: activations grow with it, speed hardly does."""
 
 
-class Passage(Protocol):
-    """One sequence on its way through the model."""
-
-    def run(self, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
-        """Append the tokens; logits after each of them from the `logits_from`th on, [wanted tokens, vocabulary]."""
-        ...
-
-
 class GreedyRunner:
-    """A loaded package; see `runner.Runner`. `passage` starts a sequence with an empty cache."""
+    """A loaded package; see `runner.Runner`. `start` begins a passage whose runs are of `PREFILL_TOKENS` at most."""
 
-    def __init__(self, known: Mapping[str, Any], passage: Callable[[], Passage]) -> None:
+    def __init__(self, known: Mapping[str, Any], start: Callable[[], Passage]) -> None:
         self._limits = Limits.of(known)
         self._end_tokens = frozenset(known["eos_token_ids"])
-        self._passage = passage
+        self._start = start
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, [S, V]; raises ValueError for tokens it cannot take."""
-        self._limits.check(tokens, max_new_tokens=0)
-        passage = self._passage()
-        return np.concatenate([passage.run(chunk, logits_from=0) for chunk in _chunks(tokens)])
+        return self.passage().run(tokens, logits_from=0)
+
+    def passage(self) -> Passage:
+        """An empty text; see `runner.Passage`."""
+        return _Checked(self._start, self._limits)
 
     def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
         """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
@@ -45,17 +40,47 @@ class GreedyRunner:
         return self._continue(tokens, max_new_tokens, frozenset() if to_the_end else self._end_tokens)
 
     def _continue(self, tokens: Sequence[int], max_new_tokens: int, ends: frozenset[int]) -> Iterator[int]:
-        passage = self._passage()
-        wanted = _chunks(tokens)
+        passage = self.passage()
+        wanted = tokens
         for _ in range(max_new_tokens):
-            for chunk in wanted:
-                last_logits = passage.run(chunk, logits_from=len(chunk) - 1)
-            token = int(last_logits.argmax())
+            token = int(passage.run(wanted, logits_from=len(wanted) - 1).argmax())
             if token in ends:
                 return
             yield token
-            wanted = [[token]]
+            wanted = [token]
 
 
-def _chunks(tokens: Sequence[int]) -> list[Sequence[int]]:
-    return [tokens[start : start + PREFILL_TOKENS] for start in range(0, len(tokens), PREFILL_TOKENS)]
+class _Checked:
+    """A passage within the package's limits that takes as many tokens at once as there are."""
+
+    def __init__(self, start: Callable[[], Passage], limits: Limits) -> None:
+        self._start, self._limits = start, limits
+        self._passage: Passage | None = None
+        self._length = 0
+
+    def run(self, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
+        self._limits.check(tokens, max_new_tokens=0, read=self._length)
+        if self._passage is None:  # tokens that are refused cost no cache
+            self._passage = self._start()
+        pieces = []
+        for begin in range(0, len(tokens), PREFILL_TOKENS):
+            chunk = tokens[begin : begin + PREFILL_TOKENS]
+            skipped = max(0, logits_from - begin)
+            # A run gives one row at least; those before what is wanted are left out.
+            rows_SV = self._passage.run(chunk, min(skipped, len(chunk) - 1))
+            if skipped < len(chunk):
+                pieces.append(rows_SV)
+        self._length += len(tokens)
+        return np.concatenate(pieces)
+
+    def rewind(self, length: int) -> None:
+        check_rewind(length, self._length)
+        if self._passage is not None:
+            self._passage.rewind(length)
+        self._length = length
+
+
+def check_rewind(length: int, read: int) -> None:
+    """Raise ValueError for a place that a passage of `read` tokens has not been at."""
+    if not 0 <= length <= read:
+        raise ValueError(f"a passage of {read} tokens goes back to 0 to {read} of them, got {length}")

@@ -19,16 +19,17 @@ class Limits:
         """From a package's `package.json`."""
         return cls(facts["context_length"], facts["vocab_size"])
 
-    def check(self, tokens: Sequence[int], max_new_tokens: int) -> None:
-        """Raise ValueError, with what would fit, for tokens or a length that the package cannot take."""
+    def check(self, tokens: Sequence[int], max_new_tokens: int, read: int = 0) -> None:
+        """Raise ValueError, with what would fit, for tokens or a length that the package cannot take after `read` others."""
         if not tokens:
             raise ValueError("got no tokens; a model continues at least 1")
         if max_new_tokens < 0:
             raise ValueError(f"got {max_new_tokens} new tokens to generate; wanted 0 or more")
-        if len(tokens) + max_new_tokens > self.context_length:
+        text = read + len(tokens)
+        if text + max_new_tokens > self.context_length:
             raise ValueError(
-                f"{len(tokens)} tokens and {max_new_tokens} new ones are longer than the package's context of "
-                f"{self.context_length}; at most {max(0, self.context_length - len(tokens))} new ones fit"
+                f"{text} tokens and {max_new_tokens} new ones are longer than the package's context of "
+                f"{self.context_length}; at most {max(0, self.context_length - text)} new ones fit"
             )
         for token in tokens:
             if not 0 <= token < self.vocabulary:

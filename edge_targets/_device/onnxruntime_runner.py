@@ -47,7 +47,7 @@ class OnnxRunner(GreedyRunner):
 
 
 class _Passage:
-    """One sequence on its way through the model: its cache, and how many tokens are in it."""
+    """One text on its way through the model: its cache, and how many tokens are in it; see `runner.Passage`."""
 
     def __init__(self, session: Any) -> None:
         from onnxruntime import OrtValue
@@ -62,7 +62,6 @@ class _Passage:
                 self._binding.bind_ortvalue_output(past.name.replace("past_key_values.", "present."), cache)
 
     def run(self, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
-        """Append the tokens; logits after each of them from the `logits_from`th on, [wanted tokens, vocabulary]."""
         self._length += len(tokens)
         binding = self._binding
         binding.bind_cpu_input("input_ids", np.array([tokens], np.int64))
@@ -73,3 +72,6 @@ class _Passage:
         self._session.run_with_iobinding(binding)
         logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]  # bound after the caches
         return logits
+
+    def rewind(self, length: int) -> None:
+        self._length = length

@@ -9,8 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class Passage(Protocol):
+    """One text on its way through a model, which keeps what it has read in a KV cache."""
+
+    def run(self, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
+        """Append the tokens; logits after each of them from the `logits_from`th on, [wanted tokens, vocabulary].
+
+        At least the last one's are wanted. Raises ValueError for tokens that the model cannot take.
+        """
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Go back to the first `length` tokens, as if no others had been read."""
+        ...
+
+
 class Runner(Protocol):
-    """A loaded artifact: the device's own runtime behind two calls. Nothing but the package's files is read."""
+    """A loaded artifact: the device's own runtime behind three calls. Nothing but the package's files is read."""
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, shape [tokens, vocabulary], from an empty KV cache."""
@@ -21,4 +36,8 @@ class Runner(Protocol):
 
         An end-of-sequence token ends it and is not yielded, unless it shall go `to_the_end`.
         """
+        ...
+
+    def passage(self) -> Passage:
+        """A text that is read piece by piece and can go back: what texts share is read once. It begins empty."""
         ...

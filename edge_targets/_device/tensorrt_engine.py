@@ -217,7 +217,7 @@ class Engine:
 
 
 class EnginePassage:
-    """One sequence on its way through the engine; see `greedy.Passage`.
+    """One text on its way through the engine; see `runner.Passage`.
 
     A layer's keys stand row after row in a buffer as long as the context. The engine reads those that are there and writes
     new ones beside (what it is given must begin at a multiple of 256 bytes, which the next row need not); they are
@@ -264,6 +264,9 @@ class EnginePassage:
         del held
         self._length += len(tokens)
         return logits
+
+    def rewind(self, length: int) -> None:
+        self._length = length
 
     def _give(self, context: Any, name: str, values: NDArray[Any]) -> tuple[Buffer, NDArray[Any]]:
         """Both must be held until the stream has been waited for."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from . import facts
 from .facts import PackageError
-from .greedy import GreedyRunner, Passage
+from .greedy import GreedyRunner
+from .runner import Passage
 from .tensorrt_engine import Engine, EngineError
 
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -67,7 +68,7 @@ def _session(model: Path, threads: int) -> Any:
 
 
 class _Passage:
-    """One sequence on its way through ONNX Runtime; see `greedy.Passage`.
+    """One text on its way through ONNX Runtime; see `runner.Passage`.
 
     Keys and values stand row after row in one array a layer, of which a run reads those that are there.
     """
@@ -96,3 +97,6 @@ class _Passage:
         self._length = end
         logits: NDArray[np.float32] = made["logits"]
         return logits
+
+    def rewind(self, length: int) -> None:
+        self._length = length

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from components.blocks import MEASURED, OPTIONS, AnyBudget, BlockScores, predicted_cost, score_blocks
 from components.evaluate import Question, multiple_choice
-from components.latency import Weights, predict
+from components.latency import Load, Weights, predict
 from components.prefix import ShapeMetric
 from components.readout import READOUTS, ChoiceError
 from components.reference import logits_of
@@ -64,7 +64,7 @@ def test_a_limit_in_predicted_milliseconds_or_bytes_is_held_by_the_whole_shape(f
     config = make_model(layers=6).config.to_dict()
 
     def predicted(weights: Weights) -> float:
-        return float(getattr(predict(weights, 8, 8, bandwidth_gb_s=0.01, int8_gops=1.0, context=2048), figure))
+        return float(getattr(predict(Load.of(weights, 8, 8, context=2048), bandwidth_gb_s=0.01, int8_gops=1.0), figure))
 
     def whole(shape: MixedShape) -> float:
         return predicted(Weights.of(config, ((layer.attention, layer.neurons(128, 8)) for layer in shape.layers)))

@@ -6,8 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data import OVERLAP_TOKENS, Corpus, Data, DataSettings, own_corpus, pack, tokenize
+from components.contamination import RUN_TOKENS, Contamination
+from components.data import (
+    Corpus,
+    Data,
+    DataSettings,
+    evaluation_facts,
+    load_evaluation,
+    own_corpus,
+    pack,
+    pinned_corpus,
+    tokenize,
+)
 from components.pinned import PinnedPackage, UnavailableError
+from components.tasks import Item
 
 SETTINGS = DataSettings("own", 16, 2, 2, 6, 0, 8, 3, {"made": 2}, 0)
 WORDS = {f"w{index}": index for index in range(2000)}
@@ -23,40 +35,81 @@ def document(start: int, length: int = 30) -> str:
 
 
 def corpus(**changes) -> Corpus:
-    question = {"task": "made", "context": document(900, 14), "choices": ["w1", "w2"], "gold": 1}
     given = {
         "train": tuple(document(start) for start in range(10, 500, 30)),
         "evaluation": tuple(document(start) for start in range(600, 800, 30)),
         "prompts": (),
-        "questions": (question,),
+        "questions": (Item("made", document(900, 14), ("w1", "w2"), 1),),
+        "tasks": {},
     }
     return Corpus(**{**given, **changes})
 
 
 def runs(rows) -> set[tuple[int, ...]]:
-    return {tuple(row[i : i + OVERLAP_TOKENS]) for row in rows for i in range(len(row) - OVERLAP_TOKENS + 1)}
+    return {tuple(row[i : i + RUN_TOKENS]) for row in rows for i in range(len(row) - RUN_TOKENS + 1)}
 
 
-def test_no_run_of_13_tokens_is_both_learned_and_measured() -> None:
+def learned_rows(data: Data) -> list[list[int]]:
+    return np.concatenate([data.calibration_WT, data.validation_WT, data.train_WT]).tolist()
+
+
+def test_no_run_of_13_tokens_is_both_learned_and_measured_and_what_was_left_out_is_counted() -> None:
     leaking = (document(610), document(895), *corpus().train)
-    data = tokenize(corpus(train=leaking), SETTINGS, encode, NO_CHAT, end=0)
-    learned = runs(np.concatenate([data.calibration_WT, data.validation_WT, data.train_WT]).tolist())
+    settings = replace(SETTINGS, train_windows=28)  # all there is: every document is looked at
+    data, found = tokenize(corpus(train=leaking), settings, encode, NO_CHAT, end=0)
+    learned = runs(learned_rows(data))
     assert not learned & runs(data.evaluation_WT.tolist())
     assert not learned & runs([question.context for question in data.questions])
+    assert found == Contamination(len(leaking), 2, 0, 0, 0, 0)
+
+
+def test_a_question_shorter_than_a_run_is_looked_for_as_a_whole() -> None:
+    short = Item("made", document(900, 9), ("w1", "w2"), 1)  # with a choice, of 10 tokens
+    planted = f"w77 {document(901, 8)} w2 {document(300, 8)}"  # in the middle of a text its first token is another
+    harmless = f"w77 {document(901, 8)} w3 {document(320, 8)}"  # no choice of the question
+    settings = replace(SETTINGS, train_windows=28)
+    texts = (planted, harmless, *corpus().train)
+    data, found = tokenize(corpus(train=texts, questions=(short,)), settings, encode, NO_CHAT, end=0)
+    held = {tuple(row[i : i + 9]) for row in learned_rows(data) for i in range(len(row) - 8)}
+    assert tuple(encode(f"{document(901, 8)} w2")) not in held
+    assert found.documents_left_out == 1
+    assert found.questions_too_short == 0
+
+
+def test_a_question_too_short_to_be_looked_for_is_counted() -> None:
+    asked = (Item("made", document(900, 7), ("w1", "w2"), 1), Item("made", document(920, 8), ("w1", "w2"), 1))
+    _, found = tokenize(corpus(questions=asked), SETTINGS, encode, NO_CHAT, end=0)
+    assert found.questions_too_short == 1
+
+
+def test_a_run_does_not_go_over_the_end_of_a_document() -> None:
+    texts = (
+        document(600, 6),
+        document(630, 6),
+    )  # one after the other, with the end between, as evaluation text has them
+    given = corpus(train=(*texts, *corpus().train), evaluation=(*texts, *corpus().evaluation))
+    _, found = tokenize(given, replace(SETTINGS, train_windows=28), encode, NO_CHAT, end=0)
+    assert found.documents_left_out == 0
+
+
+def test_evaluation_text_that_is_learned_from_is_an_error() -> None:
+    with pytest.raises(ValueError, match="1 evaluation windows and 2 questions are in the training text"):
+        Contamination(9, 0, 0, windows_overlapping=1, questions_overlapping=2, questions_too_short=0)
 
 
 def test_chat_that_repeats_evaluation_text_is_left_out_and_prose_takes_its_place() -> None:
-    clean = tokenize(corpus(), SETTINGS, encode, NO_CHAT, end=0)
+    clean, _ = tokenize(corpus(), SETTINGS, encode, NO_CHAT, end=0)
     chat = np.stack([clean.evaluation_WT[0], np.arange(1500, 1516, dtype=np.int32)])
-    data = tokenize(corpus(), SETTINGS, encode, chat, end=0)
+    data, found = tokenize(corpus(), SETTINGS, encode, chat, end=0)
+    assert found.chat_windows_left_out == 1
     assert len(data.train_WT) == SETTINGS.train_windows
     assert np.array_equal(data.train_WT[-1], chat[1])
     assert not (data.train_WT == chat[0]).all(1).any()
 
 
 def test_the_same_corpus_and_seed_give_the_same_tokens_and_another_seed_others() -> None:
-    one, again = (tokenize(corpus(), SETTINGS, encode, NO_CHAT, end=0) for _ in range(2))
-    other = tokenize(corpus(), replace(SETTINGS, seed=1), encode, NO_CHAT, end=0)
+    (one, _), (again, _) = (tokenize(corpus(), SETTINGS, encode, NO_CHAT, end=0) for _ in range(2))
+    other, _ = tokenize(corpus(), replace(SETTINGS, seed=1), encode, NO_CHAT, end=0)
     assert np.array_equal(one.train_WT, again.train_WT)
     assert not np.array_equal(one.train_WT, other.train_WT)
 
@@ -71,27 +124,62 @@ def test_rows_are_packed_end_to_end_with_the_end_token_between() -> None:
 
 
 def test_saved_data_opens_as_it_was(tmp_path: Path) -> None:
-    data = tokenize(corpus(), SETTINGS, encode, NO_CHAT, end=0)
-    data.save(tmp_path, {})
+    data, _ = tokenize(corpus(), SETTINGS, encode, NO_CHAT, end=0)
+    data.save(tmp_path, {"corpus": "own", "tasks": {"made": {}}, "contamination": {"run_tokens": 13}})
     opened = Data.load(tmp_path)
-    assert opened.questions == data.questions
+    assert opened.questions == data.questions == load_evaluation(tmp_path)[1]
+    assert evaluation_facts(tmp_path) == {"tasks": {"made": {}}, "contamination": {"run_tokens": 13}}
     for name in ("calibration_WT", "validation_WT", "train_WT", "evaluation_WT"):
         assert np.array_equal(getattr(opened, name), getattr(data, name))
 
 
+def write_own_corpus(folder: Path, questions: str) -> None:
+    for name in ("train.txt", "evaluation.txt", "prompts.txt"):
+        (folder / name).write_text("w1\n")
+    (folder / "questions.jsonl").write_text(questions)
+
+
 def test_an_own_corpus_names_the_file_that_is_missing_and_the_line_that_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no train\.txt"):
-        own_corpus(tmp_path, SETTINGS)
-    for name in ("train.txt", "evaluation.txt", "prompts.txt"):
-        (tmp_path / name).write_text("w1\n")
-    (tmp_path / "questions.jsonl").write_text('{"task": "made"}\n')
+        own_corpus(tmp_path, SETTINGS, tmp_path)
+    write_own_corpus(tmp_path, '{"task": "made"}\n')
     with pytest.raises(ValueError, match=r"questions\.jsonl, line 1"):
-        own_corpus(tmp_path, SETTINGS)
+        own_corpus(tmp_path, SETTINGS, tmp_path)
 
 
-def test_an_unknown_question_task_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="there are common_knowledge, arc_easy, piqa"):
-        replace(SETTINGS, corpus="pinned", questions={"mmlu": 5})
+LINE = '{"task": "made", "context": "w%d", "choices": ["w1", "w2"], "gold": 1}\n'
+TASK = """
+about: Made for a test.
+file: items.jsonl
+licence: CC0-1.0
+citation: nobody
+context: "{question}"
+choices: options
+gold: answer
+"""
+
+
+def test_an_own_corpus_asks_its_own_questions_and_those_of_its_task_files(tmp_path: Path) -> None:
+    write_own_corpus(tmp_path, LINE % 1 + LINE % 2 + LINE % 3)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(TASK)
+    (tmp_path / "tasks" / "items.jsonl").write_text('{"question": "w9", "options": ["w3", "w4"], "answer": "B"}\n')
+    given = own_corpus(tmp_path, replace(SETTINGS, questions={"made": 2, "mine": 5}), tmp_path)
+    assert [(item.task, item.context, item.gold) for item in given.questions] == [
+        ("made", "w1", 1),
+        ("made", "w2", 1),
+        ("mine", "w9", 1),
+    ]
+    assert given.tasks["made"]["file"] == "questions.jsonl"
+    assert given.tasks["mine"]["licence"] == "CC0-1.0"
+
+
+@pytest.mark.parametrize("corpus", ["own", "pinned"])
+def test_an_unknown_question_task_is_refused_with_the_nearest(corpus: str, tmp_path: Path) -> None:
+    write_own_corpus(tmp_path, LINE % 1)
+    read = {"own": own_corpus, "pinned": pinned_corpus}[corpus]
+    with pytest.raises(ValueError, match="no question task is called 'arc_esay'; did you mean 'arc_easy'"):
+        read(tmp_path, replace(SETTINGS, corpus=corpus, questions={"arc_esay": 5}), tmp_path)
 
 
 @pytest.fixture

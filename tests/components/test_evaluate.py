@@ -3,10 +3,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from fixtures.tiny import make_model
+from fixtures.questions import make_questions
+from fixtures.tiny import FAMILIES, make_model
 
-from components.evaluate import Accuracy, Question, agreement, greedy_agreement, multiple_choice, perplexity
+from components.evaluate import Accuracy, Answer, Question, agreement, greedy_agreement, multiple_choice, perplexity
+from components.likelihood import Continuing
+from components.mixed import MixedConfig, MixedForCausalLM
+from components.packed import Packed
 from components.reference import logits_of
+from components.selection import LayerCut
 
 TOKENS = torch.randint(2, 96, (3, 20), generator=torch.Generator().manual_seed(0))
 
@@ -51,6 +56,80 @@ def test_choices_of_one_token_are_scored_by_one_reading() -> None:
     assert reads == [3]
 
 
+class Passage:
+    """A passage that keeps tokens where others keep a cache, and counts what it is given to read."""
+
+    def __init__(self, model) -> None:
+        self._logits, self._text = logits_of(model), []
+        self.tokens_read = 0
+
+    def run(self, tokens, logits_from):
+        self._text += tokens
+        self.tokens_read += len(tokens)
+        return self._logits(self._text)[len(self._text) - len(tokens) + logits_from :]
+
+    def rewind(self, length):
+        assert 0 <= length <= len(self._text)
+        del self._text[length:]
+
+
+def assert_same_answers(given: Accuracy, wanted: Accuracy, within: float = 1e-4) -> None:
+    assert given.correct == wanted.correct
+    for one, other in zip(given.answers, wanted.answers, strict=True):
+        assert one.task == other.task
+        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=within)
+
+
+def test_continuing_from_what_is_shared_gives_what_reading_every_choice_anew_gives() -> None:
+    model, questions = make_model(), make_questions()
+    assert_same_answers(
+        multiple_choice(Continuing(Passage(model)), questions), multiple_choice(logits_of(model), questions)
+    )
+
+
+def test_a_context_is_read_once_for_all_choices_and_what_contexts_share_once_for_all_questions() -> None:
+    passage = Passage(make_model())
+    shared = tuple(range(5, 25))
+    questions = [Question("made", (*shared, last), ((7, 8), (9, 9), (6,)), (1, 1, 1), 0) for last in (30, 31, 32)]
+    multiple_choice(Continuing(passage), questions)
+    assert passage.tokens_read == len(shared) + len(questions) * (1 + 2)
+
+
+def test_the_same_question_twice_has_the_same_answer() -> None:
+    questions = make_questions(4)
+    scorer = Continuing(Passage(make_model()))
+    twice = multiple_choice(scorer, [question for question in questions for _ in range(2)])
+    for one, again in zip(twice.answers[::2], twice.answers[1::2], strict=True):
+        assert one == again
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 512], ids=["one at a time", "a few at once", "all at once"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_questions_have_the_likelihoods_of_reading_every_choice_anew(family: str, tokens: int) -> None:
+    model, questions = make_model(family), make_questions()
+    assert_same_answers(multiple_choice(Packed(model, tokens), questions), multiple_choice(logits_of(model), questions))
+
+
+def test_a_model_whose_layers_differ_is_packed_like_any_other() -> None:
+    cuts = (LayerCut(0, True, 128), LayerCut(1, True, 0), LayerCut(2, False, 64), LayerCut(3, True, 96))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MixedForCausalLM(MixedConfig.of(make_model().config, "LlamaForCausalLM", cuts)).eval()
+    questions = make_questions()
+    assert_same_answers(multiple_choice(Packed(model), questions), multiple_choice(logits_of(model), questions))
+
+
+def test_answers_keep_each_choice_s_likelihood_and_each_task_its_own_accuracy() -> None:
+    model, questions = make_model(), make_questions()
+    answered = multiple_choice(logits_of(model), questions)
+    for question, answer in zip(questions, answered.answers, strict=True):
+        per_character = [one / length for one, length in zip(answer.log_likelihoods, question.lengths, strict=True)]
+        assert answer.correct == (per_character.index(max(per_character)) == question.gold)
+    assert list(answered.by_task) == ["one", "other"]
+    for task, part in answered.by_task.items():
+        assert part.correct == tuple(slow_answer(model, one) == one.gold for one in questions if one.task == task)
+
+
 def test_a_model_agrees_with_itself_wholly_and_with_another_less() -> None:
     one, other = logits_of(make_model(seed=0)), logits_of(make_model(seed=1))
     same = agreement(one, one, TOKENS.tolist())
@@ -72,12 +151,25 @@ def test_a_greedy_answer_is_compared_token_by_token_after_what_was_really_writte
     assert greedy_agreement(logits, written[:3], other) == pytest.approx(5 / 6)
 
 
+def made_accuracy(*correct: bool) -> Accuracy:
+    return Accuracy(tuple(Answer("made", one, ()) for one in correct))
+
+
 def test_the_interval_holds_the_value_and_narrows_with_more_questions() -> None:
-    few, many = Accuracy((True, False) * 10), Accuracy((True, False) * 1000)
+    few, many = made_accuracy(*(True, False) * 10), made_accuracy(*(True, False) * 1000)
     assert few.interval[0] < 0.5 < few.interval[1]
     assert many.interval[1] - many.interval[0] < few.interval[1] - few.interval[0]
 
 
-def test_a_gold_answer_outside_the_choices_is_refused() -> None:
+def test_accuracy_of_no_questions_is_refused() -> None:
+    with pytest.raises(ValueError, match="of at least 1 question, got none"):
+        multiple_choice(logits_of(make_model()), [])
+
+
+def test_a_question_without_an_answer_or_without_text_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of its 2 choices, got 2"):
         Question("made", (5,), ((6,), (7,)), (1, 1), 2)
+    with pytest.raises(ValueError, match="have at least 1 token"):
+        Question("made", (), ((6,), (7,)), (1, 1), 1)
+    with pytest.raises(ValueError, match="have at least 1 token"):
+        Question("made", (5,), ((6,), ()), (1, 1), 1)

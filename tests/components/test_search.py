@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from fixtures.tiny import make_model
 
-from components.latency import Cost, Weights, predict
+from components.latency import Cost, Load, Weights, predict
 from components.search import Candidate, NothingFitsError, choose
 from components.shape import parse_shape
 
@@ -60,7 +60,7 @@ def test_a_second_table_and_a_cache_of_half_the_width_are_counted() -> None:
     model = make_model("llama", tied=True)
     config, table = model.config.to_dict(), model.get_input_embeddings().weight.numel()
     one, two, half = (
-        predict(Weights.of(config, [(True, 128)] * 4, **how), 8, 8, 10, 100, 256)
+        predict(Load.of(Weights.of(config, [(True, 128)] * 4, **how), 8, 8, 256), 10, 100)
         for how in ({}, {"ties": False}, {"cached_value_bytes": 2})
     )
     assert two.size_mb - one.size_mb == pytest.approx(table / 1e6)
@@ -70,8 +70,10 @@ def test_a_second_table_and_a_cache_of_half_the_width_are_counted() -> None:
 
 def test_a_narrower_shape_and_fewer_bits_are_predicted_faster_and_smaller() -> None:
     config = make_model().config.to_dict()
-    wide, narrow = (predict(Weights.of(config, [(True, neurons)] * 4), 8, 8, 10, 100, 256) for neurons in (128, 64))
-    coarse = predict(Weights.of(config, [(True, 128)] * 4), 4, 8, 10, 100, 256)
+    wide, narrow = (
+        predict(Load.of(Weights.of(config, [(True, neurons)] * 4), 8, 8, 256), 10, 100) for neurons in (128, 64)
+    )
+    coarse = predict(Load.of(Weights.of(config, [(True, 128)] * 4), 4, 8, 256), 10, 100)
     for less in (narrow, coarse):
         assert less.tpot_ms < wide.tpot_ms
         assert less.memory_mb < wide.memory_mb

@@ -12,11 +12,13 @@ import torch
 from fixtures.tiny import make_model
 
 import edge_targets
+from components.calibration import Calibration
 from components.selection import SelectionSettings, select
 from components.shape import AnyShape, MixedShape, ShapeSpace
 from components.smol import AdapterSettings
 from components.supernet import Supernet
-from flows import bases, choosing
+from edge_targets._target import Budget
+from flows import bases, calibrating, choosing
 from flows.bases import Declared
 from flows.settings import Settings
 from flows.work import JobError
@@ -86,3 +88,27 @@ def test_a_target_for_which_nothing_holds_says_every_reason(base_folder: Path) -
             choice = choosing.next_best(choice, "disagrees")
     with pytest.raises(JobError, match=r"nothing holds what was predicted of it: .*built, and disagrees"):
         choosing.next_best(choice, "disagrees")
+
+
+def test_a_choice_for_this_host_is_made_on_what_ran_here_and_says_so(base_folder: Path) -> None:
+    slow = Calibration((0.0, 0.0, 0.0, 5.0), (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.0, 100.0), 1)
+    fast = Calibration((0.0, 0.0, 0.0, 5.0), (0.0, 0.0, 0.1, 0.1), (0.0, 0.0, 0.0, 100.0), 1)
+    here = {"int8": slow, "int4": fast, "fp32": slow}
+    choice = choosing.choose_for(BASE, base_folder, "x86_avx512", Budget(max_tpot_ms=1.0), here)
+    assert choice.quantization == "int4"
+    assert {verdict.candidate.cost.machine for verdict in choice.verdicts} == {"host"}
+    usual = choosing.choose_for(BASE, base_folder, "x86_avx512")
+    assert {verdict.candidate.cost.machine for verdict in usual.verdicts} == {"device"}
+
+
+def test_what_ran_here_is_kept_for_this_host_and_for_no_other(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrating, "settings", lambda: Settings(workspace=base_folder))
+    known = {"int8": Calibration((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0), 3)}
+    assert calibrating.kept(BASE, "x86_avx512") is None
+    calibrating.keep(BASE, "x86_avx512", known)
+    assert calibrating.kept(BASE, "x86_avx512") == known
+    assert calibrating.kept(BASE, "x86_avx2") == known  # one family: the same packages
+    monkeypatch.setattr(calibrating, "host", lambda: {"processor": "another"})
+    assert calibrating.kept(BASE, "x86_avx512") is None

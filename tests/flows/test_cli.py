@@ -16,6 +16,7 @@ from flows.settings import Settings
 VERBS = (
     "onboard",
     "package",
+    "explore",
     "bench",
     "measured",
     "pull",
@@ -26,6 +27,7 @@ VERBS = (
     "targets",
     "frontier",
     "lineage",
+    "report",
     "doctor",
     "promote",
     "rollback",

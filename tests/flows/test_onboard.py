@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -190,6 +191,61 @@ def test_the_supernets_run_carries_parameters_lineage_and_the_curve(workspace: P
     assert [point.step for point in curve if point.step] == [3, 6]
 
 
+def test_an_onboarding_ends_with_a_report_that_says_what_was_considered(
+    workspace: Path, onboarded: dict[str, Any]
+) -> None:
+    said = (workspace / ".amoeba" / "reports" / "tiny-base" / "index.html").read_text()
+    assert f"The full model in float has perplexity {onboarded['full_perplexity']:.1f}" in said
+    verdicts = onboarded["released"][0]["choice"]["verdicts"]
+    assert f"{len(verdicts)} candidates considered." in said
+    assert said.count("answers 100.0 %") == 0  # random weights know nothing
+
+
+def test_a_report_is_made_again_from_the_registry_alone_byte_for_byte(
+    workspace: Path, onboarded: dict[str, Any]
+) -> None:
+    for folder in ("one", "two"):
+        done = amoeba(workspace, "report", "tiny-base", "--out", f"reports/{folder}", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["logged"] is True
+    assert digests(workspace / "reports" / "one") == digests(workspace / "reports" / "two")
+    unknown = amoeba(workspace, "report", "tiny-bse", "--out", "nowhere")
+    assert (unknown.returncode, "did you mean tiny-base?" in unknown.stderr) == (2, True)
+    assert not (workspace / "nowhere").exists()
+
+
+def test_mlflow_prefect_and_dvc_show_the_same_figures(workspace: Path, onboarded: dict[str, Any]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    point = onboarded["released"][0]["point"]
+    client = MlflowClient(f"sqlite:///{workspace / '.amoeba' / 'mlflow.db'}")
+    run = client.get_run(client.get_model_version("tiny-base", "1").run_id)
+    assert run.data.metrics[f"{TARGET}.production.perplexity"] == point["perplexity"]
+    assert "report/index.html" in {file.path for file in client.list_artifacts(run.info.run_id, "report")}
+
+    database = sqlite3.connect(workspace / ".amoeba" / "prefect" / "prefect.db")
+    kept = dict(database.execute("select key, data from artifact where key is not null").fetchall())
+    assert {"released-tiny-base", "frontier-tiny-base", "report-tiny-base"} <= set(kept)
+    assert f"| {TARGET} | production | {point['shape']} |" in json.loads(kept["released-tiny-base"])
+
+    shown = json.loads(dvc(workspace, "metrics", "show", "--json").stdout)
+    (figures,) = shown[""]["data"].values()
+    assert figures["data"][TARGET]["production"]["tpot_ms"] == point["tpot_ms"]
+    plots = dvc(workspace, "plots", "show", "--json")
+    assert plots.returncode == 0, plots.stderr
+    drawn = json.loads(plots.stdout)
+    assert set(drawn) == {"data"}
+    assert len(drawn["data"]) == 2
+    git(workspace, "add", "figures")
+    git(workspace, "commit", "--quiet", "-m", "figures")
+    path = workspace / "figures" / "metrics" / "tiny-base.json"
+    path.write_text(path.read_text().replace(str(point["tpot_ms"]), str(point["tpot_ms"] + 1)))
+    changed = json.loads(dvc(workspace, "metrics", "diff", "--json").stdout)
+    (figures,) = changed.values()
+    assert figures[f"{TARGET}.production.tpot_ms"]["diff"] == pytest.approx(1)
+    git(workspace, "checkout", "--quiet", "figures")
+
+
 def test_a_pulled_artifact_verifies_and_answers_offline(pulled: Path, workspace: Path) -> None:
     assert amoeba(workspace, "verify", "pulled").returncode == 0
     said = amoeba(pulled.parent, "run", "pulled", "--prompt", "w5 w6", "--max-tokens", "5", "--json")
@@ -213,21 +269,34 @@ def test_a_flipped_byte_in_a_pulled_artifact_is_found_and_not_run(
 
 
 def test_the_gate_holds_on_what_was_just_published(workspace: Path, onboarded: dict[str, Any]) -> None:
-    done = amoeba(workspace, "check", "tiny-base", "--json")
+    done = amoeba(workspace, "check", "tiny-base", "--candidate", "production", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["verdict"] == "holds"
+    verdict = json.loads(done.stdout)
+    assert verdict["verdict"] == "holds"
+    (package,) = verdict["packages"]
+    assert package["baseline"] == f"{package['candidate']} as published"
+    assert {figure["name"] for figure in package["figures"]} == {"perplexity", "accuracy", "ttft_ms", "tpot_ms"}
 
 
-def test_the_gate_finds_a_package_that_became_worse(workspace: Path, onboarded: dict[str, Any], tmp_path: Path) -> None:
-    # The same registry, but stricter than any repeat can be.
-    parameters = (workspace / "params.yaml").read_text()
-    try:
-        (workspace / "params.yaml").write_text(parameters.replace("accuracy_points: 3.0", "accuracy_points: -50.0"))
-        done = amoeba(workspace, "check", "tiny-base", "--json")
-    finally:
-        (workspace / "params.yaml").write_text(parameters)
+def test_the_gate_finds_that_what_was_kept_of_another_day_was_better(
+    workspace: Path, onboarded: dict[str, Any], tmp_path: Path
+) -> None:
+    asked = ("check", "tiny-base", "--candidate", "production", "--json")
+    kept = json.loads(amoeba(workspace, *asked).stdout)
+    (package,) = kept["packages"]
+    evidence = package["measured"]["evidence"]
+    evidence["nats"] = [value - 0.1 for value in evidence["nats"]]
+    (tmp_path / "baseline.json").write_text(json.dumps(kept))
+    reports = ("--junit", str(tmp_path / "gate.xml"), "--markdown", str(tmp_path / "gate.md"))
+    summary = tmp_path / "summary.md"
+    on_github = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    done = amoeba(workspace, *asked, "--baseline", str(tmp_path / "baseline.json"), *reports, **on_github)
     assert done.returncode == 1, done.stdout + done.stderr
     assert json.loads(done.stdout)["verdict"] == "regressed"
+    assert '<failure type="regressed" message="perplexity ' in (tmp_path / "gate.xml").read_text()
+    assert "::error title=tiny-base--x86_avx512::perplexity " in done.stderr
+    assert summary.read_text() == (tmp_path / "gate.md").read_text()
+    assert "❌ regressed" in summary.read_text()
 
 
 def test_the_gate_says_when_there_is_nothing_to_measure(workspace: Path, onboarded: dict[str, Any]) -> None:
@@ -320,6 +389,11 @@ def test_a_package_within_limits_of_one_s_own_is_a_candidate(workspace: Path, on
     refused = amoeba(workspace, "package", "tiny-base", TARGET, "--max-memory-mb", "0.01")
     assert refused.returncode == 2
     assert "no subnet runs within 0.01 MB" in refused.stderr
+    checked = json.loads(amoeba(workspace, "check", "tiny-base", "--json").stdout)
+    (package,) = checked["packages"]
+    assert package["candidate"] == f"version {released['version']}"
+    assert package["baseline"] == "version 1"
+    assert {figure["name"]: figure["pairs_of"] for figure in package["figures"]}["memory_mb"] == "runs"
 
 
 def test_an_objective_needs_levels(workspace: Path, pulled: Path) -> None:
@@ -354,6 +428,56 @@ def test_a_machine_is_given_the_best_that_runs_on_it(workspace: Path, onboarded:
         assert json.loads(done.stdout)["target"] == TARGET
     else:
         assert f"{TARGET}: {unsuited}" in done.stderr
+
+
+def kept_measurements(workspace: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (workspace / ".amoeba/cache/measurements").glob("*.json")}
+
+
+def points_of(explored: dict[str, Any]) -> int:
+    return sum(one["point"] is not None for part in ("members", "considered") for one in explored[part])
+
+
+def test_a_frontier_is_explored_and_goes_on_where_it_was(workspace: Path, onboarded: dict[str, Any]) -> None:
+    first = amoeba(workspace, "explore", "tiny-base", TARGET, "--points", "3", "--json")
+    assert first.returncode == 0, first.stderr
+    before, found = kept_measurements(workspace), json.loads(first.stdout)
+    known = points_of(found)
+    assert known >= 3
+    again = amoeba(workspace, "explore", "tiny-base", TARGET, "--points", "3", "--json")
+    assert json.loads(again.stdout) == found
+    assert kept_measurements(workspace) == before
+    more = amoeba(workspace, "explore", "tiny-base", TARGET, "--points", str(known + 1), "--json")
+    assert more.returncode == 0, more.stderr
+    assert f"{TARGET}: {known + 1}/{known + 1}, " in more.stderr
+    after = kept_measurements(workspace)
+    assert before.items() < after.items()
+    assert len(after) == len(before) + 1
+    assert points_of(json.loads(more.stdout)) == known + 1
+    assert all(member["predicted"]["machine"] == "host" for member in found["members"])
+
+
+def test_every_version_of_the_frontier_can_be_pulled_by_a_limit_that_it_meets(
+    workspace: Path, onboarded: dict[str, Any]
+) -> None:
+    shown = amoeba(workspace, "explore", "tiny-base", TARGET, "--points", "1")
+    assert "candidates were considered and not measured" in shown.stdout
+    rows = json.loads(amoeba(workspace, "frontier", "tiny-base", "--json").stdout)
+    fastest = min((row for row in rows if row["point"]), key=lambda row: row["point"]["tpot_ms"])
+    limit = str(fastest["point"]["tpot_ms"] * 1.000001)
+    done = amoeba(workspace, "pull", "tiny-base", TARGET, "--max-latency-ms", limit, "--to", "fastest", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((workspace / "fastest" / "package.json").read_text())
+    assert (facts["shape"], facts["quantization"]) == (fastest["point"]["shape"], fastest["point"]["quantization"])
+
+
+def test_what_is_not_in_production_is_not_explored(workspace: Path, onboarded: dict[str, Any]) -> None:
+    for target, said in (
+        ("x86_avx2", "`amoeba onboard tiny-base --target x86_avx2` comes first"),
+        ("android_vulkan", "packages for android_vulkan run on their device only"),
+    ):
+        refused = amoeba(workspace, "explore", "tiny-base", target)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
 
 
 def test_a_target_and_auto_are_one_or_the_other(workspace: Path) -> None:

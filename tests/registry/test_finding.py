@@ -10,9 +10,10 @@ import pytest
 
 from components.frontier import Point
 from edge_targets._machine import Machine
+from flows.explored import KIND, Explored, Member, Predicted, Reference, Samples
 from flows.finding import Limits, NothingSuitsError, best
 from registry.manifest import Manifest
-from registry.store import CANDIDATE, Store
+from registry.store import CANDIDATE, Store, Version
 
 SERVER = Machine("linux", "x86_64", frozenset({"avx2", "fma", "avx512f", "avx512_vnni"}), 8000)
 LAPTOP = replace(SERVER, flags=frozenset({"avx2", "fma"}))
@@ -33,13 +34,13 @@ def base(store: Store, tmp_path: Path) -> str:
     return name
 
 
-def _publish(store: Store, folder: Path, base: str, target: str, point: Point, alias: str = "production") -> None:
+def _publish(store: Store, folder: Path, base: str, target: str, point: Point, alias: str = "production") -> Version:
     place = folder / f"{target}-{alias}"
     place.mkdir()
     (place / "model").write_bytes(place.name.encode())
     facts = {"point": point.to_json()}
     manifest = Manifest.of(place, kind="package", model=base, target=target, facts=facts, lineage={})
-    store.publish(place, manifest, registered_model=f"{base}--{target}", alias=alias)
+    return store.publish(place, manifest, registered_model=f"{base}--{target}", alias=alias)
 
 
 def test_the_most_accurate_that_runs_here_comes_first_and_the_others_say_why_not(store: Store, base: str) -> None:
@@ -84,3 +85,72 @@ def test_a_base_without_packages_is_told_what_there_is(store: Store, base: str) 
         NothingSuitsError, match=f"no package of another is published as production; packages are .*{base}--x86_avx2"
     ):
         best(store, "another", SERVER, Limits())
+
+
+@pytest.fixture
+def explored(store: Store, base: str, tmp_path: Path) -> dict[str, Version]:
+    """Versions of `x86_avx2` by how they lie on its frontier, which is published beside the one in production."""
+    faster = replace(FAST, shape="d20w50", tpot_ms=1.0, accuracy=0.3)
+    better = replace(FAST, shape="d30w100", tpot_ms=6.0, accuracy=0.7)
+    versions = {
+        name: _publish(store, tmp_path, base, "x86_avx2", point, name)
+        for name, point in {"faster": faster, "better": better}.items()
+    }
+    production = store.resolve(f"{base}--x86_avx2")
+    store.attach(
+        production,
+        KIND,
+        frontier(base, [(versions["faster"], faster), (production, FAST), (versions["better"], better)]),
+    )
+    return {**versions, "production": production}
+
+
+def frontier(base: str, points: list[tuple[Version, Point]]) -> bytes:
+    predicted, samples = Predicted(20, 5, 50, 200, "host"), Samples({128: (5.0,) * 3}, (5.0,) * 3, (3.0,), (True,))
+    members = tuple(Member(version.version, point, predicted, samples) for version, point in points)
+    reference = Reference(20, 0.6, (0.5, 0.7), (3.0,), (True,))
+    return Explored(base, "x86_avx2", "a", "b", {}, reference, members, ()).to_json()
+
+
+@pytest.mark.parametrize(
+    ("limits", "given"),
+    [
+        (Limits(), "production"),
+        (Limits(max_latency_ms=7), "better"),
+        (Limits(max_latency_ms=5), "production"),
+        (Limits(max_latency_ms=2), "faster"),
+        (Limits(min_accuracy=0.65), "better"),
+    ],
+)
+def test_a_limit_is_met_by_the_best_of_the_frontier_and_no_limit_by_what_is_in_production(
+    store: Store, base: str, explored: dict[str, Version], limits: Limits, given: str
+) -> None:
+    first = best(store, base, LAPTOP, limits, target="x86_avx2")[0]
+    assert first.version.version == explored[given].version
+
+
+def test_a_frontier_that_cannot_be_read_leaves_what_is_in_production(
+    store: Store, base: str, explored: dict[str, Version], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.attach(explored["production"], KIND, b"{}")
+    (only,) = best(store, base, LAPTOP, Limits(max_latency_ms=5), target="x86_avx2")
+    assert only.version.version == explored["production"].version
+    assert "its frontier is left out: this is no frontier" in caplog.text
+
+
+def test_a_version_that_a_frontier_names_and_nobody_published_is_left_out(
+    store: Store, base: str, explored: dict[str, Version], caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = replace(explored["faster"], version="999")
+    store.attach(explored["production"], KIND, frontier(base, [(gone, FAST)]))
+    assert len(best(store, base, LAPTOP, Limits(max_latency_ms=5), target="x86_avx2")) == 1
+    assert "version 999 of the frontier is left out" in caplog.text
+
+
+def test_what_a_version_of_the_frontier_measured_is_what_its_own_manifest_says(
+    store: Store, base: str, explored: dict[str, Version]
+) -> None:
+    lie = replace(FAST, tpot_ms=0.1, accuracy=0.99)
+    store.attach(explored["production"], KIND, frontier(base, [(explored["better"], lie)]))
+    with pytest.raises(NothingSuitsError, match=r"6\.0 ms a token"):
+        best(store, base, LAPTOP, Limits(max_latency_ms=2), target="x86_avx2")

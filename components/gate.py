@@ -1,0 +1,180 @@
+"""Whether a candidate still holds against its baseline: three verdicts, with noise taken into account. No torch.
+
+A figure has *regressed* where it is measured worse by more than its margin, and a difference like that would hardly come
+of noise: p, corrected for all figures that are looked at together (Holm), is under the level. It *holds* where its
+upper bound is under the margin (non-inferiority). Between the two more has to be measured. All figures must hold, so
+holding needs no correction: every one of them has passed its own test.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from components import paired
+from components.frontier_loss import Member, frontier_worsening
+from components.paired import Worsening, holm
+
+Verdict = Literal["holds", "regressed", "inconclusive"]
+Pairs = Literal["runs", "questions", "windows"]
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How much worse a figure may be before it counts; from `params.yaml`."""
+
+    perplexity_percent: float
+    accuracy_points: float
+    latency_percent: float
+    memory_percent: float
+    frontier_percent: float
+    drift_percent: float
+    """For times that were not taken in turns but on other days, on the same machine."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(
+                    f"tolerances: {name} is over 0, got {value}; a margin of nothing can never be shown to hold"
+                )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one artifact did: a value for each window of text, each question and each run of a fresh process."""
+
+    nats: tuple[float, ...]
+    correct: tuple[bool, ...]
+    ttft_ms: tuple[float, ...] = ()
+    tpot_ms: tuple[float, ...] = ()
+    memory_mb: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Evidence:
+        return cls(**{name: tuple(values) for name, values in value.items()})
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of baseline and candidate, how much worse the candidate is, and what follows."""
+
+    name: str
+    baseline: float
+    candidate: float
+    worsening: Worsening
+    margin: float
+    """In the worsening's unit, a share: 0.05 is 5 %, or 5 points of accuracy."""
+    chance: float
+    """The worsening's p after Holm's correction."""
+    verdict: Verdict
+    pairs_of: Pairs
+
+    @property
+    def needed(self) -> int | None:
+        """About how many pairs would settle an inconclusive figure."""
+        return self.worsening.needed(self.margin) if self.verdict == "inconclusive" else None
+
+
+Look = Callable[[set[Pairs] | None], tuple[Evidence, Evidence]]
+"""Measures more of what is undecided, everything where that is None, and gives all that baseline and candidate did by then."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    name: str
+    values: tuple[float, float]
+    worsening: Worsening
+    margin: float
+    pairs_of: Pairs
+
+
+def judge(
+    baseline: Evidence,
+    candidate: Evidence,
+    margins: Margins,
+    level: float,
+    *,
+    in_turns: bool = True,
+    frontiers: tuple[Sequence[Member], Sequence[Member]] | None = None,
+) -> tuple[Figure, ...]:
+    """Every figure that both have. Runs are pairs where they were taken `in_turns`, else two samples of one machine."""
+    asked = [*_quality(baseline, candidate, margins, level), *_cost(baseline, candidate, margins, level, in_turns)]
+    if frontiers is not None:
+        before, after, worsening = frontier_worsening(*frontiers, level)
+        asked.append(_Asked("frontier", (before, after), worsening, margins.frontier_percent / 100, "runs"))
+    corrected = holm([one.worsening.chance for one in asked])
+    return tuple(
+        Figure(
+            one.name,
+            *one.values,
+            one.worsening,
+            one.margin,
+            chance,
+            _verdict(one.worsening, one.margin, chance, level),
+            one.pairs_of,
+        )
+        for one, chance in zip(asked, corrected, strict=True)
+    )
+
+
+def decide(
+    looks: Sequence[Look],
+    margins: Margins,
+    level: float,
+    *,
+    in_turns: bool = True,
+    frontiers: tuple[Sequence[Member], Sequence[Member]] | None = None,
+) -> tuple[Figure, ...]:
+    """Look after look until every figure is decided, each measuring more of what was not; `level` is of one look."""
+    figures: tuple[Figure, ...] = ()
+    for look in looks:
+        undecided = {figure.pairs_of for figure in figures if figure.verdict == "inconclusive"}
+        figures = judge(*look(undecided or None), margins, level, in_turns=in_turns, frontiers=frontiers)
+        if overall(figures) != "inconclusive":
+            break
+    return figures
+
+
+def overall(figures: Sequence[Figure]) -> Verdict:
+    """Regressed where any figure is; holds where all do, and there are any."""
+    verdicts = {figure.verdict for figure in figures}
+    if "regressed" in verdicts:
+        return "regressed"
+    return "holds" if verdicts == {"holds"} else "inconclusive"
+
+
+def _quality(baseline: Evidence, candidate: Evidence, margins: Margins, level: float) -> list[_Asked]:
+    means = [statistics.fmean(side.nats) for side in (baseline, candidate)]
+    shares = [statistics.fmean(side.correct) for side in (baseline, candidate)]
+    read = paired.of_likelihoods(baseline.nats, candidate.nats, level)
+    answered = paired.of_answers(baseline.correct, candidate.correct, level)
+    return [
+        _Asked("perplexity", _exp(means), read, margins.perplexity_percent / 100, "windows"),
+        _Asked("accuracy", (shares[0], shares[1]), answered, margins.accuracy_points / 100, "questions"),
+    ]
+
+
+def _cost(baseline: Evidence, candidate: Evidence, margins: Margins, level: float, in_turns: bool) -> list[_Asked]:
+    compare = paired.of_ratios if in_turns else paired.of_separate_ratios
+    time_percent = margins.latency_percent if in_turns else margins.drift_percent
+    asked = []
+    for name, percent in (("ttft_ms", time_percent), ("tpot_ms", time_percent), ("memory_mb", margins.memory_percent)):
+        before, after = getattr(baseline, name), getattr(candidate, name)
+        if len(before) > 1 and len(after) > 1:
+            values = (statistics.median(before), statistics.median(after))
+            asked.append(_Asked(name, values, compare(before, after, level), percent / 100, "runs"))
+    return asked
+
+
+def _exp(nats: Sequence[float]) -> tuple[float, float]:
+    before, after = map(math.exp, nats)
+    return before, after
+
+
+def _verdict(worsening: Worsening, margin: float, chance: float, level: float) -> Verdict:
+    if worsening.estimate > margin and chance < level:
+        return "regressed"
+    return "holds" if worsening.high < margin else "inconclusive"

@@ -1,0 +1,55 @@
+"""Where what runs on this host say of time and memory is kept, so that whoever chooses for this host need not run anything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import edge_targets
+from components.calibration import Calibration
+from components.files import replace_text
+from edge_targets._device.bench import host
+from flows.bases import Declared
+from flows.packaging import code_of
+from flows.settings import settings
+from flows.work import key_of
+
+
+def keep(base: Declared, target: str, calibrations: Mapping[str, Calibration]) -> None:
+    """By quantization, for this host, its threads, the target's runtime and the code that exports for it."""
+    path = _file(base, target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps({name: asdict(one) for name, one in calibrations.items()}, indent=1) + "\n")
+
+
+def kept(base: Declared, target: str) -> dict[str, Calibration] | None:
+    """What was kept last for this host; None where nothing ran on it yet."""
+    path = _file(base, target)
+    if not path.is_file():
+        return None
+    return {name: Calibration.from_json(one) for name, one in json.loads(path.read_text()).items()}
+
+
+def _file(base: Declared, target: str) -> Path:
+    known = edge_targets.load(target)
+    key = {
+        "base": base.fingerprint,
+        "host": host(),
+        "threads": os.cpu_count(),
+        "runtime": [known.runtime, _version(known.runtime)],
+        "family": known.family or target,
+        "code": code_of(target),
+    }
+    return settings().cache / "calibrations" / f"{key_of(key)}.json"
+
+
+def _version(distribution: str) -> str | None:
+    """None for a runtime that is not installed, so that nothing ran on it here."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

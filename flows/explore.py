@@ -1,0 +1,116 @@
+"""A target's frontier: the candidates worth most are built and measured one after another, and what is undominated is published.
+
+Which is next is decided anew after every measurement. What was measured stays in the workspace's cache, so more points only add
+to the frontier, and a search that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+
+from prefect import flow, task
+
+import edge_targets
+from components.base import resolve
+from components.exploration import Forecast, Option
+from components.progress import say
+from flows import calibrating, packaging, tracking
+from flows.bases import declared
+from flows.explored import KIND, Explored
+from flows.exploring import Built, Ground, Search, ground
+from flows.frontier_document import document
+from flows.package import publish_package
+from flows.settings import settings
+from flows.space import ensure_space
+from flows.work import JobError
+from registry import naming
+from registry.errors import NotFoundError
+from registry.store import PRODUCTION, Store, Version
+
+
+@flow(name="explore")
+def explore(model: str, target: str, points: int = 8) -> Explored:
+    """Measure `points` candidates for a target, those of earlier runs included, and publish the frontier among them.
+
+    Raises JobError for a target whose packages cannot run here, where nothing is in production yet, and where no package holds;
+    UnknownNameError for a base that is not onboarded.
+    """
+    base = declared(model)
+    why = edge_targets.load(target).cannot_run_here
+    if why is not None:
+        raise JobError(f"a frontier is measured, and packages for {target} run on their device only: {why}")
+    ensure_space(settings().root)
+    registry = tracking.store()
+    _production(registry, base.name, target)
+    search = measured(ground(base, resolve(base.source, settings().cache).folder, target), points)
+    return publish_frontier(registry, search)
+
+
+def measured(start: Ground, points: int) -> Search:
+    """The search after `points` candidates, or as many as there are."""
+    search = Search.of(start)
+    if search.built:
+        say(f"{start.target}: {len(search.built)} candidates are measured already")
+    while search.tried < points and (best := search.exploration.next()) is not None:
+        say(f"{start.target}: {search.tried + 1}/{points}, {_told(best)}")
+        search = _with(search, best.option)
+    if search.built:
+        calibrating.keep(start.base, start.target, search.exploration.calibrations)
+    return search
+
+
+def publish_frontier(registry: Store, search: Search) -> Explored:
+    """Publish every member as a version, and the frontier beside each of them and what is in production."""
+    if not search.members:
+        refused = "; ".join(f"{one.option.name} {one.refused}" for one in search.built) or "none could be built"
+        raise JobError(f"{search.ground.target}: no package holds what was predicted of it: {refused}")
+    production = _production(registry, search.ground.base.name, search.ground.target)
+    versions = [_published(registry, production, search.ground, one) for one in search.members]
+    explored = document(search, [version.version for version in versions])
+    content = explored.to_json()
+    for version in {version.version: version for version in (production, *versions)}.values():
+        if registry.attached(version, KIND) != content:
+            registry.attach(version, KIND, content)
+    return explored
+
+
+def _with(search: Search, option: Option) -> Search:
+    """The search with one more built and measured, or left for good where it cannot be built."""
+    build = task(task_run_name=f"measure {option.name}")(search.ground.build)
+    try:
+        built = build(option)
+    except JobError as error:
+        say(f"{option.name}: {error}")
+        return search.with_failed(option, str(error))
+    if built.refused:
+        say(f"{option.name}: {built.refused}")
+    return search.with_built(built)
+
+
+def _production(registry: Store, model: str, target: str) -> Version:
+    try:
+        return registry.resolve(naming.package_model(model, target), PRODUCTION)
+    except NotFoundError as error:
+        raise JobError(
+            f"a frontier is published beside what is in production, and of {model} for {target} nothing is: "
+            f"`amoeba onboard {model} --target {target}` comes first"
+        ) from error
+
+
+def _published(registry: Store, production: Version, start: Ground, built: Built) -> Version:
+    """What is in production where that is this very package and measurement; else one under its shape and quantization."""
+    facts = registry.manifest(production).facts
+    key = packaging.package_key(start.base, built.choice)
+    if (facts.get("package_key"), facts.get("point")) == (key, built.point.to_json()):
+        return production
+    alias = f"{built.choice.shape}-{built.choice.quantization}"
+    released = publish_package(start.base, built.choice, built.point, built.figures, alias)
+    return registry.resolve(released.registered_model, released.version)
+
+
+def _told(best: Forecast) -> str:
+    cost = best.cost
+    return (
+        f"{best.option.name}: predicted perplexity {best.perplexity:.1f} (within {math.expm1(best.spread):.0%}), "
+        f"{cost.tpot_ms:.1f} ms a token ({cost.machine})"
+    )

@@ -1,0 +1,145 @@
+"""Which candidate is measured next, on a made-up supernet and machine where every candidate can be measured."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from components.calibration import Run
+from components.exploration import Exploration, Option, Outcome, Prior
+from components.frontier import hypervolume
+from components.latency import Load, Weights
+from components.quality import Outline, features
+
+CONFIG = {
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "intermediate_size": 1536,
+    "tie_word_embeddings": True,
+}
+BITS = {"int8": 8.5, "int4": 5.0}
+RATIOS = {"int8": 1.01, "int4": 1.04}
+FULL = Outline("d30w100", 0.0, 0.0)
+
+
+def world(seed: int, shapes: int = 12) -> tuple[Exploration, dict[Option, Outcome]]:
+    """Options of random shapes in two quantizations, and what each of them would measure."""
+    draw = random.Random(seed)
+    options, truth, known = [], {}, []
+    for number in range(shapes):
+        depth, neurons = (30, 1536) if number == 0 else (draw.randrange(16, 31), 64 * draw.randrange(10, 25))
+        removed = 1 - depth * (1 + 4 * neurons / 1536) / 150
+        outline = Outline(f"s{number}", removed * draw.uniform(4, 7), removed) if number else FULL
+        loss = 3 + 0.3 * outline.scores + removed + draw.gauss(0, 0.1) * removed
+        if number % 2 == 0:
+            known.append((features(outline, None, evaluation=False), math.exp(loss)))
+        weights = Weights.of(CONFIG, [(True, neurons)] * depth)
+        for name, bits in BITS.items():
+            option = Option(name, outline, Load.of(weights, bits, 9.0, 4096))
+            tpot_ms = (0.06 * option.load.read_mb + 0.05 * depth) * (1.3 if name == "int4" else 1.0)
+            run = Run(option.load, 10 * tpot_ms, tpot_ms * (1 + draw.gauss(0, 0.02)), option.load.size_mb + 200)
+            perplexity = math.exp(loss - 0.3 + math.log(RATIOS[name]) * draw.uniform(0.5, 2))
+            options.append(option)
+            truth[option] = Outcome(option, perplexity, run)
+    known.append((features(FULL, None, evaluation=True), math.exp(2.7)))
+    return Exploration(tuple(options), Prior(known, RATIOS, 36.0, 244.0)), truth
+
+
+def explored(start: Exploration, truth: dict[Option, Outcome], points: int) -> Exploration:
+    for _ in range(points):
+        best = start.next()
+        if best is None:
+            break
+        start = start.after(truth[best.option])
+    return start
+
+
+def area(outcomes: list[Outcome]) -> float:
+    """Below twice the full shape's time, and four times its perplexity: about 11 ms and 15."""
+    return hypervolume([one.place for one in outcomes], (math.log(22), math.log(60)))
+
+
+def test_the_area_of_points_is_that_of_the_cells_of_a_fine_grid_that_they_dominate() -> None:
+    draw = random.Random(0)
+    points = [(draw.random(), draw.random()) for _ in range(8)]
+    cells = [((x + 0.5) / 400, (y + 0.5) / 400) for x, y in itertools.product(range(400), repeat=2)]
+    dominated = sum(any(a <= x and b <= y for a, b in points) for x, y in cells) / 400**2
+    assert hypervolume(points, (1.0, 1.0)) == pytest.approx(dominated, abs=0.01)
+    assert hypervolume([(1.5, 0.0), (0.0, 1.0)], (1.0, 1.0)) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_third_of_all_candidates_gives_nearly_the_frontier_of_all(seed: int) -> None:
+    start, truth = world(seed)
+    every = area(list(truth.values()))
+    found = area(list(explored(start, truth, 8).outcomes))
+    assert found > 0.97 * every
+    draws = [area(random.Random(number).sample(list(truth.values()), 8)) for number in range(200)]
+    assert found > sorted(draws)[180]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_more_budget_never_makes_the_frontier_worse(seed: int) -> None:
+    start, truth = world(seed)
+    areas = [area(list(explored(start, truth, points).outcomes)) for points in range(1, 13)]
+    assert areas == sorted(areas)
+
+
+def test_a_search_that_goes_on_measures_what_one_that_was_never_stopped_measures() -> None:
+    start, truth = world(1)
+    stopped = explored(start, truth, 3)
+    assert explored(stopped, truth, 5).outcomes == explored(start, truth, 8).outcomes
+
+
+def test_everything_is_measured_once_and_then_nothing_is_left() -> None:
+    start, truth = world(2, shapes=4)
+    done = explored(start, truth, 100)
+    assert sorted(one.option.name for one in done.outcomes) == sorted(option.name for option in start.options)
+    assert done.next() is None
+
+
+def test_a_quantization_that_is_refused_is_tried_less() -> None:
+    def tried(refuse: str | None) -> int:
+        found = 0
+        for seed in range(6):
+            start, truth = world(seed)
+            known = {
+                option: replace(outcome, refused="too far from float") if option.quantization == refuse else outcome
+                for option, outcome in truth.items()
+            }
+            found += sum(one.option.quantization == "int4" for one in explored(start, known, 8).outcomes)
+        return found
+
+    assert tried("int4") < tried(None) < tried("int8")
+
+
+def test_what_is_refused_adds_nothing_to_the_frontier_but_teaches() -> None:
+    start, truth = world(4)
+    best = start.next()
+    assert best is not None
+    after = start.after(replace(truth[best.option], refused="it is too far from float"))
+    assert after.area == 0
+    assert {one.cost.machine for one in start.forecasts} == {"device"}
+    assert {one.cost.machine for one in after.forecasts} == {"host"}
+
+
+def test_what_would_not_pass_verification_is_never_next() -> None:
+    start, truth = world(5)
+    options = tuple(replace(one, unfit="too coarse") if one.quantization == "int4" else one for one in start.options)
+    done = explored(replace(start, options=options), truth, 100)
+    assert {one.option.quantization for one in done.outcomes} == {"int8"}
+
+
+def test_a_held_out_forecast_does_not_know_the_measurement() -> None:
+    start, truth = world(0)
+    done = explored(start, truth, 6)
+    one = done.outcomes[-1]
+    assert done.without(one.option).outcomes == done.outcomes[:-1]
+    assert abs(done.forecast(one.option).perplexity / one.perplexity - 1) < 0.02
+    assert done.without(one.option).forecast(one.option).perplexity != done.forecast(one.option).perplexity

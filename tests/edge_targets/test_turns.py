@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures.tiny import make_model, write_base
+
+import edge_targets
+from components.data import save_evaluation
+from components.evaluate import Question, asking_order, multiple_choice
+from components.shape import Shape
+from edge_targets.__main__ import main
+from edge_targets._device import facts
+from edge_targets._device.bench import host
+from edge_targets._target import PackageError, PackageRequest
+from edge_targets._turns import Run, RunSettings, Timer, apart, take_turns
+
+
+def _timers(count: int, taken: list[int]) -> list[Timer]:
+    def timer(index: int) -> Run:
+        taken.append(index)
+        return Run(float(len(taken)), float(index), 1.0)
+
+    return [lambda index=index: timer(index) for index in range(count)]  # type: ignore[misc]
+
+
+def test_two_artifacts_take_turns_as_a_b_b_a() -> None:
+    taken: list[int] = []
+    runs = take_turns(_timers(2, taken), 4)
+    assert taken == [0, 1, 1, 0, 0, 1, 1, 0]
+    assert [run.ttft_ms for run in runs[0]] == [1.0, 4.0, 5.0, 8.0]
+    assert [run.ttft_ms for run in runs[1]] == [2.0, 3.0, 6.0, 7.0]
+
+
+def test_what_grows_steadily_slower_is_the_same_for_all_of_a_frontier() -> None:
+    runs = take_turns(_timers(5, []), 2)
+    assert {sum(run.ttft_ms for run in taken) for taken in runs} == {11.0}
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_rounds_that_favour_an_order_are_refused(rounds: int) -> None:
+    with pytest.raises(ValueError, match=f"got {rounds}"):
+        take_turns(_timers(2, []), rounds)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkpoint = write_base(tmp_path_factory.mktemp("checkpoint"), make_model())
+    out = tmp_path_factory.mktemp("package")
+    request = PackageRequest(checkpoint, Shape(4, 100), "int8", 64)
+    return edge_targets.load("x86_avx512").package(request, out).folder
+
+
+def test_every_run_is_a_process_of_its_own_and_keeps_nothing_of_this_one(package: Path) -> None:
+    ballast = bytearray(600_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    (runs,) = take_turns([apart(package, 1, RunSettings(runs=1, new_tokens=3))], 2)
+    assert len(runs) == 2
+    for run in runs:
+        assert run.ttft_ms > 0 < run.tpot_ms
+        assert 10 < run.memory_mb < 600
+
+
+def test_a_package_that_does_not_load_says_so_from_its_process(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="is not a package"):
+        apart(tmp_path, 1, RunSettings(runs=1, new_tokens=3))()
+
+
+def test_turns_and_answers_are_verbs_whose_files_say_whose_figures_they_are(package: Path, tmp_path: Path) -> None:
+    runs, answers = tmp_path / "runs.json", tmp_path / "answers.json"
+    options = ["--rounds", "2", "--runs", "1", "--new-tokens", "3", "--threads", "1"]
+    both = ["--package", str(package), "--package", str(package)]
+    assert main(["turns", "x86_avx512", *both, *options, "--out", str(runs)]) == 0
+    found = json.loads(runs.read_text())
+    assert found["host"] == host()
+    assert [len(taken) for taken in found["runs"]] == [2, 2]
+    windows_WT = np.arange(2, 34, dtype=np.int32).reshape(2, 16)
+    questions = tuple(Question("made", (index + 2, 5), ((3,), (4,)), (1, 1), 0) for index in range(5))
+    save_evaluation(tmp_path, windows_WT, questions)
+    parts = []
+    for first, last in ((0, 2), (2, 9)):
+        asked = ["--evaluation", str(tmp_path), "--first", str(first), "--last", str(last), "--threads", "1"]
+        assert main(["quality", "x86_avx512", "--package", str(package), *asked, "--out", str(answers)]) == 0
+        parts.append(json.loads(answers.read_text()))
+    assert [len(part["nats"]) for part in parts] == [2, 0]
+    logits = facts.load(package, 1).logits
+    whole = multiple_choice(logits, [questions[index] for index in asking_order(5)])
+    assert tuple(parts[0]["correct"] + parts[1]["correct"]) == whole.correct
+
+
+def test_any_part_of_the_questions_has_its_share_of_each_task() -> None:
+    order = asking_order(1000)
+    assert sorted(order) == list(range(1000))
+    assert asking_order(1000) == order
+    assert 160 < sum(index < 500 for index in order[:400]) < 240
