@@ -31,18 +31,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 def _where() -> dict[str, Any]:
     import torch
 
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "commit": commit,
+        "commit": _commit(),
         "hardware": {"processor": _processor(), "cores": os.cpu_count(), "accelerator": accelerator},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+
+
+def _commit() -> str:
+    """The checkout's, marked where code differs from it; earlier results of the same day do not make it differ."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(RESULTS.parents[1]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    changed = git("diff", "--quiet", "HEAD", "--", ".", f":!{RESULTS.relative_to(RESULTS.parents[1])}").returncode
+    return git("describe", "--always", "--exclude=*").stdout.strip() + ("-dirty" if changed else "")
 
 
 def _processor() -> str:
