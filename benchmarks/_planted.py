@@ -23,13 +23,10 @@ from components.progress import progress
 from components.shape import parse_shape
 from edge_targets import _onnx, _package
 from edge_targets._device import facts
-from edge_targets._device.bench import measure, prompt, prompt_lengths
-from edge_targets._device.text import Text
 from edge_targets._onnx_decoder import read_decoder
 from edge_targets._onnx_files import weights_of, write_model
 from edge_targets._onnx_graph import build
 from edge_targets._target import PackageRequest
-from edge_targets._turns import Run, RunSettings
 from flows import packaging
 from flows.bases import Declared, parameters
 from flows.evidence import Artifact
@@ -39,11 +36,11 @@ _NOISE = {"a layer damaged a little": 0.3, "a layer damaged": 0.6}
 """Standard deviation of the noise, in that of the layer's own weights."""
 
 
-class _Slowed:
+class Slowed:
     """A loaded package that waits after every step of the model, for a share of the time that the step took."""
 
-    def __init__(self, runner: Any, percent: int) -> None:
-        self._runner, self._percent = runner, percent
+    def __init__(self, package: Path, threads: int, percent: int) -> None:
+        self._runner, self._percent = facts.load(package, threads), percent
 
     def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
         steps = self._runner.generate(tokens, max_new_tokens, to_the_end=to_the_end)
@@ -56,15 +53,6 @@ class _Slowed:
             if token is None:
                 return
             yield token
-
-
-def slowed(package: Path, threads: int, settings: RunSettings, percent: int) -> Run:
-    """As `edge_targets._turns.timed`, of a runtime that is so many percent slower."""
-    length = min(prompt_lengths(facts.read(package)["context_length"], settings.new_tokens))
-    tokens, runner = prompt(Text(package), length), facts.load(package, threads)
-    given = _Slowed(runner, percent) if percent else runner
-    latency = measure(given, [tokens], settings.new_tokens, settings.runs, threads)  # type: ignore[arg-type]
-    return Run(latency.ttft_ms, latency.tpot_ms, latency.peak_memory_mb)
 
 
 @dataclass(frozen=True)

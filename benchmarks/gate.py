@@ -1,14 +1,13 @@
 """Does the gate work: how often it calls equal artifacts regressed, and how often it finds what was planted.
 
-    python -m benchmarks.gate                # in an onboarded workspace, on a machine with nothing else to do: an hour
-    python -m benchmarks.gate --rounds 24    # how it goes; fewer rounds are a wider interval
+    python -m benchmarks.gate                # in an onboarded workspace, on a machine with nothing else to do: half an hour
+    python -m benchmarks.gate --rounds 24    # how it goes
 
 Times: rounds of the production package of a target: four times as it is, and twice with its runtime slowed by 5 and 10 %:
-after every step of the model it waits, busily, for that share of the step's own time. Each run is a process of its own, in
-turns, as `amoeba check` takes them. A gate looks at its rounds exactly as the command does, and the next gate of the same
-two takes the rounds after those; each of the four is gated against each other, and the slowed ones against each of the
-four, so that a run is in several gates, which are not independent of each other. `--work` keeps every round: a run that
-was stopped goes on.
+after every step of the model it waits, busily, for that share of the step's own time. All of a round are loaded at once,
+each in a process of its own, and take turns as `amoeba check` has them take turns; `--work` keeps every round, and a run
+that was stopped goes on. Every gate takes two of the variants, draws from the pairs of rounds without replacement, and
+looks at them exactly as the command does. Gates share rounds: their number makes the rates smooth, the rounds make them sure.
 
 Answers: the same package, one whose 4 bits are rounded to nearest instead of on text, and ones of which one layer is damaged
 by noise. Text and questions are drawn anew, with replacement, for every gate.
@@ -23,21 +22,19 @@ import json
 import os
 import statistics
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import combinations, product
-from multiprocessing import get_context
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import _record
-from benchmarks._planted import PLANTED, Answers, answers_of, slowed
+from benchmarks._planted import PLANTED, Answers, Slowed, answers_of
 from components.gate import Evidence, Figure, Margins, Pairs, Verdict, decide, overall
 from components.progress import progress
-from edge_targets._turns import Run, RunSettings, Timer, take_turns
+from edge_targets._turns import Run, Start, apart, take_turns
 from flows import tracking
 from flows.bases import declared, parameters
 from flows.check import Effort
@@ -47,7 +44,6 @@ from registry import naming
 SLOWER = (0, 0, 0, 0, 5, 10)
 """Percent by variant: what is gated, itself again and again, and slowed."""
 _FIGURES = ("ttft_ms", "tpot_ms", "memory_mb")
-_DRAWS = 200
 _SEED = 7
 
 
@@ -66,12 +62,15 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     quality = answers_of(declared(given.base), artifact, given.work, given.threads)
     kept = given.work / f"{artifact.manifest.content_digest[:16]}.jsonl"
-    settings = RunSettings(effort.runs, effort.new_tokens)
-    taken = rounds(kept, artifact.folder, given.threads, settings, given.rounds)
+    starts = [
+        partial(apart, artifact.folder, given.threads, effort.new_tokens, partial(Slowed, percent=percent))
+        for percent in SLOWER
+    ]
+    taken = rounds(kept, starts, effort.runs, given.rounds)
     exact = quality["unchanged"].evidence()
     rows = [
-        *(time_row(percent, taken, exact, effort, margins) for percent in sorted(set(SLOWER))),
-        *(answer_row(name, quality["unchanged"], quality[name], effort, margins) for name in PLANTED),
+        *(time_row(percent, taken, given.gates, exact, effort, margins) for percent in sorted(set(SLOWER))),
+        *(answer_row(name, quality["unchanged"], quality[name], given.gates, effort, margins) for name in PLANTED),
     ]
     _record.table(tuple(rows[0]), [list(row.values()) for row in rows])
     _record.keep(
@@ -80,6 +79,7 @@ def main() -> None:
             "target": given.target,
             "threads": given.threads,
             "rounds": len(taken),
+            "spread": spread(taken),
             "effort": asdict(effort),
             "margins": asdict(margins),
             "rows": rows,
@@ -91,70 +91,67 @@ Round = Sequence[Run]
 """A run of each variant, in the order of `SLOWER`."""
 
 
-def rounds(kept: Path, package: Path, threads: int, settings: RunSettings, wanted: int) -> list[Round]:
+def rounds(kept: Path, starts: Sequence[Start], runs: int, wanted: int) -> list[Round]:
     """As many as are wanted; those that `kept` has are not taken again."""
-    timers = [_timer(package, threads, settings, percent) for percent in SLOWER]
     lines = kept.read_text().splitlines() if kept.is_file() else []
     taken: list[Round] = [[Run(**run) for run in json.loads(line)] for line in lines]
     advance = progress("rounds")
     while len(taken) < wanted:
-        variants = take_turns(timers, 2)
+        variants = take_turns(starts, 2, runs, at_once=len(starts))
         for turn in range(2):
-            taken.append([runs[turn] for runs in variants])
+            taken.append([of_one[turn] for of_one in variants])
             with kept.open("a") as file:
                 file.write(json.dumps([asdict(run) for run in taken[-1]]) + "\n")
         advance(min(wanted, len(taken)), wanted)
     return taken[:wanted]
 
 
-def _timer(package: Path, threads: int, settings: RunSettings, percent: int) -> Timer:
-    def timer() -> Run:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            return process.submit(slowed, package, threads, settings, percent).result()
-
-    return timer
-
-
-def time_row(percent: int, taken: Sequence[Round], exact: Evidence, effort: Effort, margins: Margins) -> dict[str, Any]:
+def time_row(
+    percent: int, taken: Sequence[Round], gates: int, exact: Evidence, effort: Effort, margins: Margins
+) -> dict[str, Any]:
     equal = [variant for variant, slower in enumerate(SLOWER) if not slower]
-    pairs = combinations(equal, 2) if not percent else product(equal, [SLOWER.index(percent)])
-    gates = [gate for pair in pairs for gate in _gates(taken, pair, exact, effort, margins)]
-    needed = statistics.fmean(gate.pairs for gate in gates)
-    plain = sum(gate.plainly_slower for gate in gates)
+    generator = np.random.default_rng(_SEED)
+    verdicts, plain, used = [], 0, []
+    for _ in range(gates):
+        older, newer = generator.choice(equal, 2, replace=False).tolist()
+        variants = older, SLOWER.index(percent) if percent else newer
+        pairs = generator.permutation(len(taken) // 2)[: effort.pairs[-1] // 2]
+        drawn = [taken[2 * pair + turn] for pair in pairs for turn in (0, 1)]
+        verdict, looked = _gate(drawn, variants, exact, effort, margins)
+        verdicts.append(verdict)
+        used.append(looked)
+        plain += _plainly_slower(drawn[: effort.pairs[0]], variants)
     what = f"{percent} % slower" if percent else "the same again"
-    return _row(what, [gate.verdict for gate in gates], plain, f"{needed:.1f} pairs")
-
-
-@dataclass(frozen=True)
-class _Gate:
-    verdict: Verdict
-    pairs: int
-    plainly_slower: bool
-
-
-def _gates(
-    taken: Sequence[Round], variants: tuple[int, int], exact: Evidence, effort: Effort, margins: Margins
-) -> Iterator[_Gate]:
-    """One after the other; one that might want more rounds than there are is left out."""
-    first = 0
-    while first + effort.pairs[-1] <= len(taken):
-        gate = _gate(taken[first:], variants, exact, effort, margins)
-        yield gate
-        first += gate.pairs
+    return _row(what, verdicts, plain, f"{statistics.fmean(used):.1f} rounds")
 
 
 def _gate(
-    taken: Sequence[Round], variants: tuple[int, int], exact: Evidence, effort: Effort, margins: Margins
-) -> _Gate:
+    drawn: Sequence[Round], variants: tuple[int, int], exact: Evidence, effort: Effort, margins: Margins
+) -> tuple[Verdict, int]:
+    """What it says, and the rounds it looked at."""
     looked = []
 
     def look(undecided: set[Pairs] | None, *, pairs: int) -> tuple[Evidence, Evidence]:
         looked.append(pairs)
-        older, newer = (_side(taken[:pairs], variant, exact) for variant in variants)
+        older, newer = (_side(drawn[:pairs], variant, exact) for variant in variants)
         return older, newer
 
-    figures = decide([partial(look, pairs=pairs) for pairs in effort.pairs], margins, effort.level)
-    return _Gate(overall(figures), looked[-1], _plainly_slower(taken[: effort.pairs[0]], variants))
+    figures = decide([partial(look, pairs=pairs) for pairs in effort.pairs], margins, effort.levels)
+    return overall(figures), looked[-1]
+
+
+def spread(taken: Sequence[Round]) -> dict[str, dict[str, float]]:
+    """Standard deviations in percent: of one artifact's rounds, and of the ratio of two that took turns within them."""
+    equal = [variant for variant, slower in enumerate(SLOWER) if not slower]
+    found = {}
+    for name in _FIGURES:
+        logs_RV = np.log([[getattr(runs[variant], name) for variant in equal] for runs in taken])
+        ratios_RP = np.stack(
+            [logs_RV[:, one] - logs_RV[:, other] for one, other in combinations(range(len(equal)), 2)], 1
+        )
+        of_one, of_ratio = (100 * float(values.std(0, ddof=1).mean()) for values in (logs_RV, ratios_RP))
+        found[name] = {"one_artifact_percent": of_one, "ratio_of_two_percent": of_ratio}
+    return found
 
 
 def _side(taken: Sequence[Round], variant: int, exact: Evidence) -> Evidence:
@@ -171,11 +168,13 @@ def _plainly_slower(taken: Sequence[Round], variants: tuple[int, int]) -> bool:
     return any(late > 1.05 * early for early, late in zip(before, after, strict=True))
 
 
-def answer_row(what: str, before: Answers, after: Answers, effort: Effort, margins: Margins) -> dict[str, Any]:
-    drawn = list(_draws(before, after, effort.questions[0]))
+def answer_row(
+    what: str, before: Answers, after: Answers, gates: int, effort: Effort, margins: Margins
+) -> dict[str, Any]:
+    drawn = list(_draws(before, after, effort.questions[0], gates))
     verdicts, found_by_answers, plain = [], 0, 0
     for pair in drawn:
-        figures = decide([lambda undecided, pair=pair: pair], margins, effort.level)  # type: ignore[misc]
+        figures = decide([lambda undecided, pair=pair: pair], margins, effort.levels)  # type: ignore[misc]
         verdicts.append(overall(figures))
         found_by_answers += _named(figures, "accuracy").verdict == "regressed"
         plain += _plainly_worse(*pair)
@@ -185,11 +184,11 @@ def answer_row(what: str, before: Answers, after: Answers, effort: Effort, margi
     return _row(what, verdicts, plain, measured)
 
 
-def _draws(before: Answers, after: Answers, most: int) -> Iterator[tuple[Evidence, Evidence]]:
+def _draws(before: Answers, after: Answers, most: int, gates: int) -> Iterator[tuple[Evidence, Evidence]]:
     """As many questions as a gate asks first, and all windows, with replacement: the same for both."""
     generator = np.random.default_rng(_SEED)
     asked = min(most, len(before.correct))
-    for _ in range(_DRAWS):
+    for _ in range(gates):
         questions = generator.integers(len(before.correct), size=asked)
         windows = generator.integers(len(before.nats), size=len(before.nats))
         yield before.drawn(windows, questions), after.drawn(windows, questions)

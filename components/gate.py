@@ -1,9 +1,9 @@
 """Whether a candidate still holds against its baseline: three verdicts, with noise taken into account. No torch.
 
 A figure has *regressed* where it is measured worse by more than its margin, and a difference like that would hardly come
-of noise: p, corrected for all figures that are looked at together (Holm), is under the level. It *holds* where its
-upper bound is under the margin (non-inferiority). Between the two more has to be measured. All figures must hold, so
-holding needs no correction: every one of them has passed its own test.
+of noise: p, corrected for all figures that are looked at together (Holm), is under the level of false alarms. It *holds*
+where its upper bound, at the level of misses, is under the margin (non-inferiority). Between the two more has to be
+measured. All figures must hold, so holding needs no correction: every one of them has passed its own test.
 """
 
 from __future__ import annotations
@@ -40,6 +40,20 @@ class Margins:
                 raise ValueError(
                     f"tolerances: {name} is over 0, got {value}; a margin of nothing can never be shown to hold"
                 )
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How often a verdict may be wrong, as probabilities."""
+
+    false_alarms: float
+    """That one of two equal artifacts comes out as regressed."""
+    misses: float
+    """That a figure which is worse by all of its margin comes out as holding."""
+
+    def shared_by(self, looks: int) -> Levels:
+        """What each of several looks may take, so that all of them stay within (Bonferroni)."""
+        return Levels(self.false_alarms / looks, self.misses / looks)
 
 
 @dataclass(frozen=True)
@@ -95,15 +109,18 @@ def judge(
     baseline: Evidence,
     candidate: Evidence,
     margins: Margins,
-    level: float,
+    levels: Levels,
     *,
     in_turns: bool = True,
     frontiers: tuple[Sequence[Member], Sequence[Member]] | None = None,
 ) -> tuple[Figure, ...]:
     """Every figure that both have. Runs are pairs where they were taken `in_turns`, else two samples of one machine."""
-    asked = [*_quality(baseline, candidate, margins, level), *_cost(baseline, candidate, margins, level, in_turns)]
+    asked = [
+        *_quality(baseline, candidate, margins, levels.misses),
+        *_cost(baseline, candidate, margins, levels.misses, in_turns),
+    ]
     if frontiers is not None:
-        before, after, worsening = frontier_worsening(*frontiers, level)
+        before, after, worsening = frontier_worsening(*frontiers, levels.misses)
         asked.append(_Asked("frontier", (before, after), worsening, margins.frontier_percent / 100, "runs"))
     corrected = holm([one.worsening.chance for one in asked])
     return tuple(
@@ -113,7 +130,7 @@ def judge(
             one.worsening,
             one.margin,
             chance,
-            _verdict(one.worsening, one.margin, chance, level),
+            _verdict(one.worsening, one.margin, chance, levels.false_alarms),
             one.pairs_of,
         )
         for one, chance in zip(asked, corrected, strict=True)
@@ -123,16 +140,16 @@ def judge(
 def decide(
     looks: Sequence[Look],
     margins: Margins,
-    level: float,
+    levels: Levels,
     *,
     in_turns: bool = True,
     frontiers: tuple[Sequence[Member], Sequence[Member]] | None = None,
 ) -> tuple[Figure, ...]:
-    """Look after look until every figure is decided, each measuring more of what was not; `level` is of one look."""
+    """Look after look until every figure is decided, each measuring more of what was not; `levels` are of one look."""
     figures: tuple[Figure, ...] = ()
     for look in looks:
         undecided = {figure.pairs_of for figure in figures if figure.verdict == "inconclusive"}
-        figures = judge(*look(undecided or None), margins, level, in_turns=in_turns, frontiers=frontiers)
+        figures = judge(*look(undecided or None), margins, levels, in_turns=in_turns, frontiers=frontiers)
         if overall(figures) != "inconclusive":
             break
     return figures

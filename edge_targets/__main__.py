@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,10 @@ def quality(given: argparse.Namespace) -> None:
 
 
 def turns(given: argparse.Namespace) -> None:
-    from edge_targets._turns import RunSettings, apart, as_json, take_turns
+    from edge_targets._turns import apart, as_json, take_turns
 
-    settings = RunSettings(given.runs, given.new_tokens)
-    timers = [apart(package, given.threads, settings) for package in given.package]
-    taken = take_turns(timers, given.rounds, progress(f"{given.target}: runs in turns"))
+    starts = [partial(apart, package, given.threads, given.new_tokens) for package in given.package]
+    taken = take_turns(starts, given.rounds, given.runs, progress(f"{given.target}: runs in turns"))
     _write(given.out, {"host": host(), "threads": given.threads, "runs": as_json(taken)})
 
 

@@ -1,21 +1,29 @@
-"""Artifacts timed in turns, so that a machine that slows down slows all of them alike.
+"""Artifacts timed in turns, so that what disturbs a machine disturbs all of them alike.
 
-A round times every artifact once, in order and then in the order reversed: A B, B A, A B, ... Each run is a process of its
-own, since where a process happens to put a model in memory alone makes some percent, which would pass for a difference.
+A round loads the artifacts, each in a fresh process, and has them generate one after the other, in order and then in the
+order reversed: A B, B A, ... Processes are fresh in every round, since where one happens to put a model in memory makes
+some percent for all of its life; and they wait for each other, since a busy neighbour is there for seconds, not for one
+generation only (docs/decisions/17 has the figures).
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edge_targets._device import facts
-from edge_targets._device.bench import measure, prompt, prompt_lengths
+from edge_targets._device.bench import peak_memory_mb, prompt, prompt_lengths
 from edge_targets._device.text import Text
+
+LOADED_AT_ONCE = 2
+"""Artifacts that wait in memory for each other; those of a longer list take turns in groups."""
 
 
 @dataclass(frozen=True)
@@ -27,51 +35,120 @@ class Run:
     memory_mb: float
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """Numbers of `params.yaml` that decide a run."""
+class Waiting(Protocol):
+    """An artifact in a process of its own, loaded or on its way to be."""
 
-    runs: int
-    """Timed generations of a process, after one that warms up."""
-    new_tokens: int
+    def once(self) -> tuple[float, float]:
+        """Generate once: milliseconds to the first token, and of each that follows."""
+        ...
+
+    def memory_mb(self) -> float:
+        """The process's peak so far."""
+        ...
 
 
-Timer = Callable[[], Run]
+class Generating(Protocol):
+    """What of a runner is timed."""
+
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
+        """See `runner.Runner`."""
+        ...
+
+
+Start = Callable[[], AbstractContextManager[Waiting]]
+Load = Callable[[Path, int], Generating]
+"""A package and a number of threads to what generates."""
 Progress = Callable[[int, int], None]
 
 
-def take_turns(timers: Sequence[Timer], rounds: int, progress: Progress = lambda done, total: None) -> list[list[Run]]:
-    """Each timer's runs, one a round; raises ValueError for an odd number of rounds, of which one order has more."""
+def take_turns(
+    starts: Sequence[Start],
+    rounds: int,
+    runs: int,
+    progress: Progress = lambda done, total: None,
+    at_once: int = LOADED_AT_ONCE,
+) -> list[list[Run]]:
+    """Each artifact's runs, one a round, of `runs` generations after one that warms up.
+
+    Raises ValueError for an odd number of rounds, of which one order has more.
+    """
     if rounds < 2 or rounds % 2:
         raise ValueError(f"rounds come in pairs, one in each order; got {rounds}")
-    taken: list[list[Run]] = [[] for _ in timers]
-    order = list(range(len(timers)))
+    taken: list[list[Run]] = [[] for _ in starts]
+    groups = [range(len(starts))[first : first + at_once] for first in range(0, len(starts), at_once)]
+    done = 0
     for turn in range(rounds):
-        for done, index in enumerate(order if turn % 2 == 0 else reversed(order)):
-            progress(turn * len(timers) + done, rounds * len(timers))
-            taken[index].append(timers[index]())
-    progress(rounds * len(timers), rounds * len(timers))
+        for group in groups if turn % 2 == 0 else reversed(groups):
+            progress(done, rounds * len(starts))
+            order = list(group if turn % 2 == 0 else reversed(group))
+            for index, run in zip(order, _round([starts[index] for index in order], runs), strict=True):
+                taken[index].append(run)
+            done += len(group)
+    progress(done, rounds * len(starts))
     return taken
 
 
-def apart(package: Path, threads: int, settings: RunSettings) -> Timer:
-    """A timer that runs a package in a fresh process."""
+def _round(starts: Sequence[Start], runs: int) -> list[Run]:
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(start()) for start in starts]
+        for one in waiting:
+            one.once()
+        times: list[list[tuple[float, float]]] = [[] for _ in waiting]
+        for generation in range(runs):
+            order = range(len(waiting))
+            for index in order if generation % 2 == 0 else reversed(order):
+                times[index].append(waiting[index].once())
+        return [_run(taken, one.memory_mb()) for taken, one in zip(times, waiting, strict=True)]
 
-    def timer() -> Run:
-        fresh = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=fresh) as process:
-            return process.submit(timed, package, threads, settings).result()
 
-    return timer
+def _run(taken: Sequence[tuple[float, float]], memory_mb: float) -> Run:
+    ttft_ms, tpot_ms = zip(*taken, strict=True)
+    return Run(statistics.median(ttft_ms), statistics.median(tpot_ms), memory_mb)
 
 
-def timed(package: Path, threads: int, settings: RunSettings) -> Run:
-    """One run, in this process."""
-    known = facts.read(package)
-    length = min(prompt_lengths(known["context_length"], settings.new_tokens))
-    tokens = prompt(Text(package), length)
-    latency = measure(facts.load(package, threads), [tokens], settings.new_tokens, settings.runs, threads)
-    return Run(latency.ttft_ms, latency.tpot_ms, latency.peak_memory_mb)
+@contextmanager
+def apart(package: Path, threads: int, new_tokens: int, load: Load = facts.load) -> Iterator[Waiting]:
+    """A package in a fresh process, which is loading when this returns."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh) as process:
+        yield _Apart(process, process.submit(_Loaded.hold, package, threads, new_tokens, load))
+
+
+class _Apart:
+    def __init__(self, process: ProcessPoolExecutor, loading: Future[None]) -> None:
+        self._process, self._loading = process, loading
+
+    def once(self) -> tuple[float, float]:
+        """Raises PackageError for a package that does not load."""
+        self._loading.result()
+        return self._process.submit(_Loaded.once).result()
+
+    def memory_mb(self) -> float:
+        return self._process.submit(peak_memory_mb).result()
+
+
+class _Loaded:
+    """What a process holds."""
+
+    held: _Loaded
+
+    def __init__(self, runner: Generating, tokens: list[int], new_tokens: int) -> None:
+        self._runner, self._tokens, self._new_tokens = runner, tokens, new_tokens
+
+    @classmethod
+    def hold(cls, package: Path, threads: int, new_tokens: int, load: Load) -> None:
+        length = min(prompt_lengths(facts.read(package)["context_length"], new_tokens))
+        cls.held = cls(load(package, threads), prompt(Text(package), length), new_tokens)
+
+    @classmethod
+    def once(cls) -> tuple[float, float]:
+        held = cls.held
+        started = time.perf_counter()
+        generated = held._runner.generate(held._tokens, held._new_tokens, to_the_end=True)
+        stamps = [time.perf_counter() for _ in generated]
+        if len(stamps) < max(2, held._new_tokens):
+            raise ValueError(f"{len(stamps)} tokens were written where 2 or more, and {held._new_tokens}, are timed")
+        return 1000 * (stamps[0] - started), 1000 * (stamps[-1] - stamps[0]) / (len(stamps) - 1)
 
 
 def as_json(runs: Sequence[Sequence[Run]]) -> list[list[dict[str, Any]]]:

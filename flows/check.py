@@ -23,7 +23,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 import edge_targets
-from components.gate import Figure, Margins, decide
+from components.gate import Figure, Levels, Margins, decide
 from components.gate import overall as verdict_of
 from flows import data, evidence, tracking
 from flows.bases import Declared, declared, parameters
@@ -53,6 +53,8 @@ class Effort:
     """Runs of every member, where both sides have a frontier."""
     false_alarms_percent: float
     """How often a gate on two equal artifacts may say regressed."""
+    misses_percent: float
+    """How often a figure that is worse by all of its margin may come out as holding."""
 
     def __post_init__(self) -> None:
         if len(self.pairs) != len(self.questions) or not self.pairs:
@@ -68,9 +70,9 @@ class Effort:
         return cls(**{**numbers, "pairs": tuple(numbers["pairs"]), "questions": tuple(numbers["questions"])})
 
     @property
-    def level(self) -> float:
-        """Each look's share of the false alarms."""
-        return self.false_alarms_percent / 100 / len(self.pairs)
+    def levels(self) -> Levels:
+        """Each look's share of both."""
+        return Levels(self.false_alarms_percent / 100, self.misses_percent / 100).shared_by(len(self.pairs))
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ def _judged(base: Declared, target: str, older: Artifact | Recorded, newer: Arti
     found = None
     if isinstance(older, Artifact):
         sides, run = (older, newer), session.numbers
-        found = frontiers(tracking.store(), base, target, sides, effort.frontier_rounds, run, effort.level)
+        found = frontiers(tracking.store(), base, target, sides, effort.frontier_rounds, run, effort.levels)
     both = None if found is None else (found.baseline, found.candidate)
-    figures = decide(looks, margins, effort.level, in_turns=session.in_turns, frontiers=both)
+    figures = decide(looks, margins, effort.levels, in_turns=session.in_turns, frontiers=both)
     verdict, reason = verdict_of(figures), session.untimed
     if reason and verdict == "holds":
         verdict, reason = "inconclusive", f"quality holds; {reason}"

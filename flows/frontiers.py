@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 from components.frontier_loss import Member, Succession, succession
+from components.gate import Levels
 from components.progress import say
 from flows import evidence
 from flows.bases import Declared
@@ -40,7 +42,7 @@ def frontiers(
     sides: tuple[Artifact, Artifact],
     rounds: int,
     numbers: Mapping[str, int],
-    level: float,
+    levels: Levels,
 ) -> Frontiers | None:
     """Both sides' frontiers as they are timed now; None where a side has none, or both the same members.
 
@@ -54,7 +56,8 @@ def frontiers(
     if {older.data_revision, newer.data_revision} != {here}:
         say(f"{target}: the frontiers are not compared, since their text is not this workspace's; explore again")
         return None
-    names = tuple(dict.fromkeys((*_versions(older), *_versions(newer))))
+    side_by_side = chain.from_iterable(zip_longest(_versions(older), _versions(newer)))
+    names = tuple(dict.fromkeys(name for name in side_by_side if name is not None))
     pulled = [Artifact.pulled(registry, sides[0].version.registered_model, name) for name in names]
     found = evidence.runs_in_turns(target, [artifact.folder for artifact in pulled], rounds, numbers)
     times = {name: tuple(run["tpot_ms"] for run in runs) for name, runs in zip(names, found["runs"], strict=True)}
@@ -63,7 +66,9 @@ def frontiers(
         for document in (older, newer)
     ]
     return Frontiers(
-        tuple(members[0].values()), tuple(members[1].values()), tuple(_successors(older, newer, members, level))
+        tuple(members[0].values()),
+        tuple(members[1].values()),
+        tuple(_successors(older, newer, members, levels.false_alarms)),
     )
 
 

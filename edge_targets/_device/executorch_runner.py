@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +38,14 @@ class ExecutorchRunner:
         self._limits = Limits.of(known)
         self._ends = frozenset(known["eos_token_ids"])
         with _silent_start():
-            import executorch.kernels.quantized  # noqa: F401  quantized embeddings
-            from executorch.extension.pybindings.portable_lib import (
-                _threadpool_get_thread_count,
-                _unsafe_reset_threadpool,
-            )
-            from executorch.runtime import Runtime
-
-            _load_attention()
+            runtime = _runtime()
             # The pool belongs to the process, and a loaded program keeps a pointer to it: it is made before loading.
-            if _threadpool_get_thread_count() != threads:
-                _unsafe_reset_threadpool(threads)
+            if runtime._threadpool_get_thread_count() != threads:
+                runtime._unsafe_reset_threadpool(threads)
             try:
-                program = Runtime.get().load_program(folder / known["model_files"][0])
+                program = runtime._load_program(str(folder / known["model_files"][0]))
                 self._method = program.load_method("forward")
-                limit = program.load_method("get_max_seq_len").execute(())
+                limit = program.load_method("get_max_seq_len")(())
             except Exception as error:  # the runtime raises RuntimeError and plain Exception
                 raise PackageError(f"ExecuTorch cannot load {folder}: {error}; pull the package again") from error
         self._most_positions = int(limit[0])
@@ -97,7 +91,7 @@ class ExecutorchRunner:
         pieces = []
         for start in range(0, len(tokens), self._most_positions):
             piece_1S = torch.tensor([tokens[start : start + self._most_positions]])
-            logits_1SV = self._method.execute((piece_1S, torch.tensor([position + start])))[0]
+            logits_1SV = self._method((piece_1S, torch.tensor([position + start])))[0]
             # The program's output memory is its own, and the next call may write it again: what is wanted is copied.
             pieces.append(logits_1SV[0, max(0, logits_from - start) :].detach().numpy().copy())
         return np.concatenate(pieces)
@@ -123,16 +117,22 @@ def load(folder: Path, threads: int) -> ExecutorchRunner:
     return ExecutorchRunner(folder, threads)
 
 
-def _load_attention() -> None:
-    """The kernel of attention over the cache, whose own module imports a compiler for two seconds."""
+def _runtime() -> Any:
+    """ExecuTorch's bindings with the kernels that packages need.
+
+    `executorch.runtime` and the kernels' own modules import an exporter and a compiler first, which takes five seconds.
+    """
+    import executorch.kernels.quantized  # noqa: F401  quantized embeddings
     import torch
+    from executorch.extension.pybindings import _C
 
     place = find_spec("executorch.extension.llm.custom_ops")
     folders = [] if place is None else [Path(folder) for folder in place.submodule_search_locations or ()]
     libraries = [library for folder in folders for library in folder.glob("*custom_ops_aot_lib.*")]
     if len(libraries) != 1:
-        raise PackageError(f"ExecuTorch here has {len(libraries)} libraries of attention kernels; install it anew")
+        raise PackageError(f"ExecuTorch here has {len(libraries)} libraries of attention over a cache; install it anew")
     torch.ops.load_library(libraries[0])
+    return _C
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.gate import Evidence, Figure, Margins, judge, overall
+from components.gate import Evidence, Figure, Levels, Margins, judge, overall
 
 MARGINS = Margins(
     perplexity_percent=2.0,
@@ -15,7 +15,7 @@ MARGINS = Margins(
     frontier_percent=3.0,
     drift_percent=25.0,
 )
-LEVEL = 0.01
+LEVELS = Levels(false_alarms=0.01, misses=0.01)
 
 
 def _evidence(seed: int = 0, runs: int = 6, questions: int = 400, noise: float = 0.01) -> Evidence:
@@ -39,14 +39,14 @@ def _scaled(values: tuple[float, ...], factor: float) -> tuple[float, ...]:
 
 
 def test_the_same_artifact_holds() -> None:
-    figures = judge(_evidence(1), _evidence(2), MARGINS, LEVEL)
+    figures = judge(_evidence(1), _evidence(2), MARGINS, LEVELS)
     assert [figure.name for figure in figures] == ["perplexity", "accuracy", "ttft_ms", "tpot_ms", "memory_mb"]
     assert overall(figures) == "holds"
 
 
 def test_noise_is_never_called_a_regression_more_often_than_the_level() -> None:
     alarms = [
-        overall(judge(_evidence(2 * seed, noise=0.2), _evidence(2 * seed + 1, noise=0.2), MARGINS, LEVEL))
+        overall(judge(_evidence(2 * seed, noise=0.2), _evidence(2 * seed + 1, noise=0.2), MARGINS, LEVELS))
         for seed in range(200)
     ]
     assert alarms.count("regressed") <= 4
@@ -56,31 +56,41 @@ def test_noise_is_never_called_a_regression_more_often_than_the_level() -> None:
 @pytest.mark.parametrize("name", ["ttft_ms", "tpot_ms", "memory_mb"])
 def test_a_figure_that_rose_by_more_than_its_margin_has_regressed(name: str) -> None:
     worse = replace(_evidence(2), **{name: _scaled(getattr(_evidence(2), name), 1.15)})
-    figures = judge(_evidence(1), worse, MARGINS, LEVEL)
+    figures = judge(_evidence(1), worse, MARGINS, LEVELS)
     assert overall(figures) == "regressed"
     assert [figure.name for figure in figures if figure.verdict == "regressed"] == [name]
 
 
+def test_what_is_worse_by_its_margin_holds_no_more_often_than_misses_may() -> None:
+    held = 0
+    for seed in range(200):
+        worse = _evidence(2 * seed + 1, noise=0.02)
+        worse = replace(worse, tpot_ms=_scaled(worse.tpot_ms, 1.05))
+        figures = judge(_evidence(2 * seed, noise=0.02), worse, MARGINS, Levels(0.01, 0.05))
+        held += _named(figures)["tpot_ms"].verdict == "holds"
+    assert 0 < held <= 18
+
+
 def test_a_certain_difference_within_the_margin_holds() -> None:
     slower = replace(_evidence(1), tpot_ms=_scaled(_evidence(1).tpot_ms, 1.02))
-    figure = _named(judge(_evidence(1), slower, MARGINS, LEVEL))["tpot_ms"]
+    figure = _named(judge(_evidence(1), slower, MARGINS, LEVELS))["tpot_ms"]
     assert figure.chance < 1e-6
     assert figure.verdict == "holds"
 
 
 def test_text_read_worse_and_answers_lost_are_found_one_by_one() -> None:
     worse = replace(_evidence(2), nats=tuple(value + 0.05 for value in _evidence().nats))
-    assert _named(judge(_evidence(1), worse, MARGINS, LEVEL))["perplexity"].verdict == "regressed"
+    assert _named(judge(_evidence(1), worse, MARGINS, LEVELS))["perplexity"].verdict == "regressed"
     right = [index for index, correct in enumerate(_evidence().correct) if correct]
     lost = set(right[:20])
     wrong = replace(_evidence(2), correct=tuple(c and i not in lost for i, c in enumerate(_evidence().correct)))
-    figure = _named(judge(_evidence(1), wrong, MARGINS, LEVEL))["accuracy"]
+    figure = _named(judge(_evidence(1), wrong, MARGINS, LEVELS))["accuracy"]
     assert figure.verdict == "regressed"
     assert figure.worsening.estimate == pytest.approx(0.05)
 
 
 def test_what_is_undecided_says_how_much_would_decide_it() -> None:
-    figures = _named(judge(_evidence(1, noise=0.1), _evidence(2, noise=0.1), MARGINS, LEVEL))
+    figures = _named(judge(_evidence(1, noise=0.1), _evidence(2, noise=0.1), MARGINS, LEVELS))
     assert figures["tpot_ms"].verdict == "inconclusive"
     needed = figures["tpot_ms"].needed
     assert needed is not None
@@ -90,14 +100,14 @@ def test_what_is_undecided_says_how_much_would_decide_it() -> None:
 
 def test_times_that_were_not_taken_in_turns_are_judged_by_the_wider_margin() -> None:
     slower = replace(_evidence(2), tpot_ms=_scaled(_evidence(2).tpot_ms, 1.15))
-    apart = judge(_evidence(1), slower, MARGINS, LEVEL, in_turns=False)
+    apart = judge(_evidence(1), slower, MARGINS, LEVELS, in_turns=False)
     assert _named(apart)["tpot_ms"].verdict == "holds"
     assert _named(apart)["memory_mb"].margin == 0.10
 
 
 def test_quality_alone_is_judged_where_no_time_was_taken() -> None:
     timeless = replace(_evidence(), ttft_ms=(), tpot_ms=(), memory_mb=())
-    assert [figure.name for figure in judge(timeless, timeless, MARGINS, LEVEL)] == ["perplexity", "accuracy"]
+    assert [figure.name for figure in judge(timeless, timeless, MARGINS, LEVELS)] == ["perplexity", "accuracy"]
 
 
 def test_nothing_measured_is_no_proof() -> None:

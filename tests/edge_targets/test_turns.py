@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +18,57 @@ from edge_targets.__main__ import main
 from edge_targets._device import facts
 from edge_targets._device.bench import host
 from edge_targets._target import PackageError, PackageRequest
-from edge_targets._turns import Run, RunSettings, Timer, apart, take_turns
+from edge_targets._turns import Start, Waiting, apart, take_turns
 
 
-def _timers(count: int, taken: list[int]) -> list[Timer]:
-    def timer(index: int) -> Run:
-        taken.append(index)
-        return Run(float(len(taken)), float(index), 1.0)
+class Made:
+    """An artifact that takes as long as the count of all generations so far, and notes its own in `taken`."""
 
-    return [lambda index=index: timer(index) for index in range(count)]  # type: ignore[misc]
+    def __init__(self, index: int, taken: list[int]) -> None:
+        self._index, self._taken = index, taken
+
+    def once(self) -> tuple[float, float]:
+        self._taken.append(self._index)
+        return float(len(self._taken)), float(self._index)
+
+    def memory_mb(self) -> float:
+        return 1.0
 
 
-def test_two_artifacts_take_turns_as_a_b_b_a() -> None:
+def starts(count: int, taken: list[int], started: list[int] | None = None) -> list[Start]:
+    @contextmanager
+    def start(index: int) -> Iterator[Waiting]:
+        if started is not None:
+            started.append(index)
+        yield Made(index, taken)
+
+    return [partial(start, index) for index in range(count)]
+
+
+def test_two_artifacts_warm_up_and_take_turns_as_a_b_b_a() -> None:
     taken: list[int] = []
-    runs = take_turns(_timers(2, taken), 4)
-    assert taken == [0, 1, 1, 0, 0, 1, 1, 0]
-    assert [run.ttft_ms for run in runs[0]] == [1.0, 4.0, 5.0, 8.0]
-    assert [run.ttft_ms for run in runs[1]] == [2.0, 3.0, 6.0, 7.0]
+    runs = take_turns(starts(2, taken), rounds=2, runs=2)
+    assert taken == [*(0, 1), *(0, 1, 1, 0), *(1, 0), *(1, 0, 0, 1)]
+    assert [[run.tpot_ms for run in of_one] for of_one in runs] == [[0.0, 0.0], [1.0, 1.0]]
+    assert [run.ttft_ms for run in runs[0]] == [(3 + 6) / 2, (10 + 11) / 2]
 
 
-def test_what_grows_steadily_slower_is_the_same_for_all_of_a_frontier() -> None:
-    runs = take_turns(_timers(5, []), 2)
-    assert {sum(run.ttft_ms for run in taken) for taken in runs} == {11.0}
+def test_what_grows_steadily_slower_is_the_same_for_all_that_are_loaded_at_once() -> None:
+    runs = take_turns(starts(5, []), rounds=2, runs=2, at_once=5)
+    assert len({sum(run.ttft_ms for run in of_one) for of_one in runs}) == 1
+
+
+def test_processes_are_fresh_in_every_round_and_no_more_wait_than_may() -> None:
+    started: list[int] = []
+    runs = take_turns(starts(3, [], started), rounds=2, runs=1, at_once=2)
+    assert started == [0, 1, 2, 2, 1, 0]
+    assert [len(of_one) for of_one in runs] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 3])
 def test_rounds_that_favour_an_order_are_refused(rounds: int) -> None:
     with pytest.raises(ValueError, match=f"got {rounds}"):
-        take_turns(_timers(2, []), rounds)
+        take_turns(starts(2, []), rounds, runs=1)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +82,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_run_is_a_process_of_its_own_and_keeps_nothing_of_this_one(package: Path) -> None:
     ballast = bytearray(600_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
-    (runs,) = take_turns([apart(package, 1, RunSettings(runs=1, new_tokens=3))], 2)
+    (runs,) = take_turns([partial(apart, package, 1, 3)], rounds=2, runs=1)
     assert len(runs) == 2
     for run in runs:
         assert run.ttft_ms > 0 < run.tpot_ms
@@ -64,8 +90,13 @@ def test_every_run_is_a_process_of_its_own_and_keeps_nothing_of_this_one(package
 
 
 def test_a_package_that_does_not_load_says_so_from_its_process(package: Path, tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="is not a package"):
-        apart(tmp_path, 1, RunSettings(runs=1, new_tokens=3))()
+    with pytest.raises(PackageError, match="is not a package"), apart(tmp_path, 1, 3) as waiting:
+        waiting.once()
+
+
+def test_one_token_is_no_time_per_token(package: Path) -> None:
+    with pytest.raises(ValueError, match="1 tokens were written where 2"), apart(package, 1, 1) as waiting:
+        waiting.once()
 
 
 def test_turns_and_answers_are_verbs_whose_files_say_whose_figures_they_are(package: Path, tmp_path: Path) -> None:
