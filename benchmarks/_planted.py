@@ -1,11 +1,10 @@
-"""Regressions that are really there: a runtime that waits, weights rounded worse, a layer with noise in it."""
+"""Regressions of quality that are really there: weights rounded worse, a layer with noise in it."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,25 +33,6 @@ from flows.evidence import Artifact
 PLANTED = ("rounded to nearest", "a layer damaged a little", "a layer damaged")
 _NOISE = {"a layer damaged a little": 0.3, "a layer damaged": 0.6}
 """Standard deviation of the noise, in that of the layer's own weights."""
-
-
-class Slowed:
-    """A loaded package that waits after every step of the model, for a share of the time that the step took."""
-
-    def __init__(self, package: Path, threads: int, percent: int) -> None:
-        self._runner, self._percent = facts.load(package, threads), percent
-
-    def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
-        steps = self._runner.generate(tokens, max_new_tokens, to_the_end=to_the_end)
-        while True:
-            started = time.perf_counter()
-            token = next(steps, None)
-            until = time.perf_counter() + (time.perf_counter() - started) * self._percent / 100
-            while time.perf_counter() < until:
-                pass
-            if token is None:
-                return
-            yield token
 
 
 @dataclass(frozen=True)

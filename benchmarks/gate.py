@@ -18,9 +18,10 @@ Beside it, on the same figures: the plain gate that fails where a mean is 5 % wo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -31,18 +32,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _record
-from benchmarks._planted import PLANTED, Answers, Slowed, answers_of
+from benchmarks._planted import PLANTED, Answers, answers_of
+from benchmarks._rounds import SLOWER, Round, read
 from components.gate import Evidence, Figure, Margins, Pairs, Verdict, decide, overall
-from components.progress import progress
-from edge_targets._turns import Run, Start, apart, take_turns
 from flows import tracking
 from flows.bases import declared, parameters
 from flows.check import Effort
 from flows.evidence import Artifact
 from registry import naming
 
-SLOWER = (0, 0, 0, 0, 5, 10)
-"""Percent by variant: what is gated, itself again and again, and slowed."""
 _FIGURES = ("ttft_ms", "tpot_ms", "memory_mb")
 _SEED = 7
 
@@ -51,9 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--target", default="x86_avx512")
-    parser.add_argument(
-        "--rounds", type=int, default=222, help="of every variant; six make a gate that is sure at once"
-    )
+    parser.add_argument("--rounds", type=int, default=60, help="of every variant, measured")
+    parser.add_argument("--gates", type=int, default=1000, help="of each kind, drawn")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--work", type=Path, default=Path(".amoeba/cache/gate"))
     given = parser.parse_args()
@@ -61,12 +58,7 @@ def main() -> None:
     artifact = Artifact.pulled(tracking.store(), naming.package_model(given.base, given.target), "production")
     given.work.mkdir(parents=True, exist_ok=True)
     quality = answers_of(declared(given.base), artifact, given.work, given.threads)
-    kept = given.work / f"{artifact.manifest.content_digest[:16]}.jsonl"
-    starts = [
-        partial(apart, artifact.folder, given.threads, effort.new_tokens, partial(Slowed, percent=percent))
-        for percent in SLOWER
-    ]
-    taken = rounds(kept, starts, effort.runs, given.rounds)
+    taken = rounds(artifact, given.work, given.threads, effort, given.rounds)
     exact = quality["unchanged"].evidence()
     rows = [
         *(time_row(percent, taken, given.gates, exact, effort, margins) for percent in sorted(set(SLOWER))),
@@ -87,23 +79,14 @@ def main() -> None:
     )
 
 
-Round = Sequence[Run]
-"""A run of each variant, in the order of `SLOWER`."""
-
-
-def rounds(kept: Path, starts: Sequence[Start], runs: int, wanted: int) -> list[Round]:
-    """As many as are wanted; those that `kept` has are not taken again."""
-    lines = kept.read_text().splitlines() if kept.is_file() else []
-    taken: list[Round] = [[Run(**run) for run in json.loads(line)] for line in lines]
-    advance = progress("rounds")
-    while len(taken) < wanted:
-        variants = take_turns(starts, 2, runs, at_once=len(starts))
-        for turn in range(2):
-            taken.append([of_one[turn] for of_one in variants])
-            with kept.open("a") as file:
-                file.write(json.dumps([asdict(run) for run in taken[-1]]) + "\n")
-        advance(min(wanted, len(taken)), wanted)
-    return taken[:wanted]
+def rounds(artifact: Artifact, work: Path, threads: int, effort: Effort, wanted: int) -> list[Round]:
+    """As many as are wanted; those that `work` has are not taken again."""
+    kept = work / f"{artifact.manifest.content_digest[:16]}-{effort.runs}x{effort.new_tokens}.jsonl"
+    numbers = {"threads": threads, "new-tokens": effort.new_tokens, "runs": effort.runs, "rounds": wanted}
+    options = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "benchmarks._rounds", "--package", str(artifact.folder), "--kept", str(kept)]
+    subprocess.run([*command, *options], check=True)
+    return read(kept)[:wanted]
 
 
 def time_row(

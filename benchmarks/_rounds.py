@@ -1,0 +1,74 @@
+"""Rounds of one package as it is and with its runtime slowed, kept as they are taken; a run that was stopped goes on.
+
+A program of its own, `python -m benchmarks._rounds`, since every process that it starts imports what the program imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from components.progress import progress
+from edge_targets._device import facts
+from edge_targets._turns import Run, apart, take_turns
+
+SLOWER = (0, 0, 0, 0, 5, 10)
+"""Percent by variant: the package, itself again and again, and slowed."""
+Round = Sequence[Run]
+"""A run of each variant."""
+
+
+class Slowed:
+    """A loaded package that waits after every step of the model, busily, for a share of the time that the step took."""
+
+    def __init__(self, package: Path, threads: int, percent: int) -> None:
+        self._runner, self._percent = facts.load(package, threads), percent
+
+    def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
+        steps = self._runner.generate(tokens, max_new_tokens, to_the_end=to_the_end)
+        while True:
+            started = time.perf_counter()
+            token = next(steps, None)
+            until = time.perf_counter() + (time.perf_counter() - started) * self._percent / 100
+            while time.perf_counter() < until:
+                pass
+            if token is None:
+                return
+            yield token
+
+
+def read(kept: Path) -> list[Round]:
+    lines = kept.read_text().splitlines() if kept.is_file() else []
+    return [[Run(**run) for run in json.loads(line)] for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--package", type=Path, required=True)
+    parser.add_argument("--kept", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--new-tokens", type=int, required=True)
+    parser.add_argument("--runs", type=int, required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    given = parser.parse_args()
+    starts = [
+        partial(apart, given.package, given.threads, given.new_tokens, partial(Slowed, percent=percent))
+        for percent in SLOWER
+    ]
+    taken, advance = len(read(given.kept)), progress("rounds")
+    while taken < given.rounds:
+        by_variant = take_turns(starts, 2, given.runs, at_once=len(starts))
+        with given.kept.open("a") as file:
+            for variants in zip(*by_variant, strict=True):
+                file.write(json.dumps([asdict(run) for run in variants]) + "\n")
+        taken += 2
+        advance(min(given.rounds, taken), given.rounds)
+
+
+if __name__ == "__main__":
+    main()
