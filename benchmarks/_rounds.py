@@ -1,4 +1,4 @@
-"""Rounds of one package as it is and with its runtime slowed, kept as they are taken; a run that was stopped goes on.
+"""Rounds of one package against itself and against itself slowed, kept as they are taken; a run that was stopped goes on.
 
 A program of its own, `python -m benchmarks._rounds`, since every process that it starts imports what the program imports.
 """
@@ -17,10 +17,10 @@ from components.progress import progress
 from edge_targets._device import facts
 from edge_targets._turns import Run, apart, take_turns
 
-SLOWER = (0, 0, 0, 0, 5, 10)
-"""Percent by variant: the package, itself again and again, and slowed."""
-Round = Sequence[Run]
-"""A run of each variant."""
+SLOWER = (0, 5, 10)
+"""How many percent what the package is held against is slower."""
+Round = Sequence[tuple[Run, Run]]
+"""For each of `SLOWER` a run of the package and one of what it is held against, which took turns."""
 
 
 class Slowed:
@@ -44,7 +44,7 @@ class Slowed:
 
 def read(kept: Path) -> list[Round]:
     lines = kept.read_text().splitlines() if kept.is_file() else []
-    return [[Run(**run) for run in json.loads(line)] for line in lines]
+    return [[(Run(**older), Run(**newer)) for older, newer in json.loads(line)] for line in lines]
 
 
 def main() -> None:
@@ -56,16 +56,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)
     given = parser.parse_args()
-    starts = [
-        partial(apart, given.package, given.threads, given.new_tokens, partial(Slowed, percent=percent))
+    starts = {
+        percent: partial(apart, given.package, given.threads, given.new_tokens, partial(Slowed, percent=percent))
         for percent in SLOWER
-    ]
+    }
     taken, advance = len(read(given.kept)), progress("rounds")
     while taken < given.rounds:
-        by_variant = take_turns(starts, 2, given.runs, at_once=len(starts))
+        by_percent = [take_turns([starts[0], starts[percent]], 2, given.runs) for percent in SLOWER]
         with given.kept.open("a") as file:
-            for variants in zip(*by_variant, strict=True):
-                file.write(json.dumps([asdict(run) for run in variants]) + "\n")
+            for turn in range(2):
+                pairs = [[asdict(side[turn]) for side in sides] for sides in by_percent]
+                file.write(json.dumps(pairs) + "\n")
         taken += 2
         advance(min(given.rounds, taken), given.rounds)
 

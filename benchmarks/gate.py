@@ -3,11 +3,11 @@
     python -m benchmarks.gate                # in an onboarded workspace, on a machine with nothing else to do: half an hour
     python -m benchmarks.gate --rounds 24    # how it goes
 
-Times: rounds of the production package of a target: four times as it is, and twice with its runtime slowed by 5 and 10 %:
-after every step of the model it waits, busily, for that share of the step's own time. All of a round are loaded at once,
-each in a process of its own, and take turns as `amoeba check` has them take turns; `--work` keeps every round, and a run
-that was stopped goes on. Every gate takes two of the variants, draws from the pairs of rounds without replacement, and
-looks at them exactly as the command does. Gates share rounds: their number makes the rates smooth, the rounds make them sure.
+Times: rounds of the production package of a target against itself, and against itself slowed by 5 and 10 %: after every
+step of the model its runtime waits, busily, for that share of the step's own time. Rounds are taken as `amoeba check` takes
+them; `--work` keeps every one, and a run that was stopped goes on. Every gate draws from the pairs of rounds without
+replacement, and looks at them exactly as the command does. Gates share rounds: their number makes the rates smooth, the
+rounds make them sure.
 
 Answers: the same package, one whose 4 bits are rounded to nearest instead of on text, and ones of which one layer is damaged
 by noise. Text and questions are drawn anew, with replacement, for every gate.
@@ -25,7 +25,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,15 @@ from benchmarks import _record
 from benchmarks._planted import PLANTED, Answers, answers_of
 from benchmarks._rounds import SLOWER, Round, read
 from components.gate import Evidence, Figure, Margins, Pairs, Verdict, decide, overall
+from edge_targets._turns import Run
 from flows import tracking
 from flows.bases import declared, parameters
 from flows.check import Effort
 from flows.evidence import Artifact
 from registry import naming
 
-_FIGURES = ("ttft_ms", "tpot_ms", "memory_mb")
+_TIMES = ("ttft_ms", "tpot_ms")
+_FIGURES = (*_TIMES, "memory_mb")
 _SEED = 7
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     taken = rounds(artifact, given.work, given.threads, effort, given.rounds)
     exact = quality["unchanged"].evidence()
     rows = [
-        *(time_row(percent, taken, given.gates, exact, effort, margins) for percent in sorted(set(SLOWER))),
+        *(time_row(percent, taken, given.gates, exact, effort, margins) for percent in SLOWER),
         *(answer_row(name, quality["unchanged"], quality[name], given.gates, effort, margins) for name in PLANTED),
     ]
     _record.table(tuple(rows[0]), [list(row.values()) for row in rows])
@@ -92,31 +93,27 @@ def rounds(artifact: Artifact, work: Path, threads: int, effort: Effort, wanted:
 def time_row(
     percent: int, taken: Sequence[Round], gates: int, exact: Evidence, effort: Effort, margins: Margins
 ) -> dict[str, Any]:
-    equal = [variant for variant, slower in enumerate(SLOWER) if not slower]
     generator = np.random.default_rng(_SEED)
+    sides = [pairs[SLOWER.index(percent)] for pairs in taken]
     verdicts, plain, used = [], 0, []
     for _ in range(gates):
-        older, newer = generator.choice(equal, 2, replace=False).tolist()
-        variants = older, SLOWER.index(percent) if percent else newer
-        pairs = generator.permutation(len(taken) // 2)[: effort.pairs[-1] // 2]
-        drawn = [taken[2 * pair + turn] for pair in pairs for turn in (0, 1)]
-        verdict, looked = _gate(drawn, variants, exact, effort, margins)
+        pairs = generator.permutation(len(sides) // 2)[: effort.pairs[-1] // 2]
+        drawn = [sides[2 * pair + turn] for pair in pairs for turn in (0, 1)]
+        verdict, looked = _gate(drawn, exact, effort, margins)
         verdicts.append(verdict)
         used.append(looked)
-        plain += _plainly_slower(drawn[: effort.pairs[0]], variants)
+        plain += _plainly_slower(drawn[: effort.pairs[0]])
     what = f"{percent} % slower" if percent else "the same again"
     return _row(what, verdicts, plain, f"{statistics.fmean(used):.1f} rounds")
 
 
-def _gate(
-    drawn: Sequence[Round], variants: tuple[int, int], exact: Evidence, effort: Effort, margins: Margins
-) -> tuple[Verdict, int]:
+def _gate(drawn: Sequence[tuple[Run, Run]], exact: Evidence, effort: Effort, margins: Margins) -> tuple[Verdict, int]:
     """What it says, and the rounds it looked at."""
     looked = []
 
     def look(undecided: set[Pairs] | None, *, pairs: int) -> tuple[Evidence, Evidence]:
         looked.append(pairs)
-        older, newer = (_side(drawn[:pairs], variant, exact) for variant in variants)
+        older, newer = (_side(runs, exact) for runs in zip(*drawn[:pairs], strict=True))
         return older, newer
 
     figures = decide([partial(look, pairs=pairs) for pairs in effort.pairs], margins, effort.levels)
@@ -125,30 +122,25 @@ def _gate(
 
 def spread(taken: Sequence[Round]) -> dict[str, dict[str, float]]:
     """Standard deviations in percent: of one artifact's rounds, and of the ratio of two that took turns within them."""
-    equal = [variant for variant, slower in enumerate(SLOWER) if not slower]
     found = {}
     for name in _FIGURES:
-        logs_RV = np.log([[getattr(runs[variant], name) for variant in equal] for runs in taken])
-        ratios_RP = np.stack(
-            [logs_RV[:, one] - logs_RV[:, other] for one, other in combinations(range(len(equal)), 2)], 1
-        )
-        of_one, of_ratio = (100 * float(values.std(0, ddof=1).mean()) for values in (logs_RV, ratios_RP))
-        found[name] = {"one_artifact_percent": of_one, "ratio_of_two_percent": of_ratio}
+        logs_R2 = np.log([[getattr(run, name) for run in pairs[SLOWER.index(0)]] for pairs in taken])
+        found[name] = {
+            "one_artifact_percent": 100 * float(logs_R2.std(0, ddof=1).mean()),
+            "ratio_of_two_percent": 100 * float((logs_R2[:, 1] - logs_R2[:, 0]).std(ddof=1)),
+        }
     return found
 
 
-def _side(taken: Sequence[Round], variant: int, exact: Evidence) -> Evidence:
-    figures = {name: tuple(getattr(runs[variant], name) for runs in taken) for name in _FIGURES}
-    return replace(exact, **figures)
+def _side(runs: Sequence[Run], exact: Evidence) -> Evidence:
+    return replace(exact, **{name: tuple(getattr(run, name) for run in runs) for name in _FIGURES})
 
 
-def _plainly_slower(taken: Sequence[Round], variants: tuple[int, int]) -> bool:
+def _plainly_slower(drawn: Sequence[tuple[Run, Run]]) -> bool:
     """What a gate on means says: a mean is more than 5 % above the other."""
-    before, after = (
-        [statistics.fmean(getattr(runs[variant], name) for runs in taken) for name in ("ttft_ms", "tpot_ms")]
-        for variant in variants
-    )
-    return any(late > 1.05 * early for early, late in zip(before, after, strict=True))
+    older, newer = zip(*drawn, strict=True)
+    means = [[statistics.fmean(getattr(run, name) for run in side) for side in (older, newer)] for name in _TIMES]
+    return any(late > 1.05 * early for early, late in means)
 
 
 def answer_row(

@@ -1,7 +1,7 @@
 """Artifacts timed in turns, so that what disturbs a machine disturbs all of them alike.
 
-A round loads the artifacts, each in a fresh process, and has them generate one after the other, in order and then in the
-order reversed: A B, B A, ... Processes are fresh in every round, since where one happens to put a model in memory makes
+A round loads the artifacts, each in a fresh process, and has them generate one after the other, A B A B, and the next round in
+the order reversed, B A B A. Processes are fresh in every round, since where one happens to put a model in memory makes
 some percent for all of its life; and they wait for each other, since a busy neighbour is there for seconds, not for one
 generation only (docs/decisions/17 has the figures).
 """
@@ -94,10 +94,9 @@ def _round(starts: Sequence[Start], runs: int) -> list[Run]:
         for one in waiting:
             one.once()
         times: list[list[tuple[float, float]]] = [[] for _ in waiting]
-        for generation in range(runs):
-            order = range(len(waiting))
-            for index in order if generation % 2 == 0 else reversed(order):
-                times[index].append(waiting[index].once())
+        for _ in range(runs):
+            for index, one in enumerate(waiting):  # never itself twice in a row, which finds its weights in the cache
+                times[index].append(one.once())
         return [_run(taken, one.memory_mb()) for taken, one in zip(times, waiting, strict=True)]
 
 

@@ -43,7 +43,10 @@ def taken() -> list[Round]:
         ttft, tpot = (1 + slower / 100) * drift * np.exp(random.normal(0, 0.01, 2))
         return Run(150 * float(ttft), 7 * float(tpot), 450.0)
 
-    return [[run(slower, drift) for slower in SLOWER] for drift in np.exp(random.normal(0, 0.1, 24)).tolist()]
+    return [
+        [(run(0, drift), run(slower, drift)) for slower in SLOWER]
+        for drift in np.exp(random.normal(0, 0.1, 24)).tolist()
+    ]
 
 
 def test_what_was_slowed_is_found_and_what_is_the_same_is_not(taken: list[Round]) -> None:
@@ -70,5 +73,5 @@ def test_lost_answers_are_found_and_the_same_answers_are_not() -> None:
 def test_rounds_are_read_as_they_were_kept(taken: list[Round], tmp_path: Path) -> None:
     kept = tmp_path / "rounds.jsonl"
     assert read(kept) == []
-    kept.write_text("".join(json.dumps([asdict(run) for run in variants]) + "\n" for variants in taken))
+    kept.write_text("".join(json.dumps([[asdict(run) for run in pair] for pair in pairs]) + "\n" for pairs in taken))
     assert read(kept) == taken
