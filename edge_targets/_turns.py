@@ -22,7 +22,7 @@ from edge_targets._device import facts
 from edge_targets._device.bench import peak_memory_mb, prompt, prompt_lengths
 from edge_targets._device.text import Text
 
-LOADED_AT_ONCE = 2
+_AT_ONCE = 2
 """Artifacts that wait in memory for each other; those of a longer list take turns in groups."""
 
 
@@ -66,7 +66,6 @@ def take_turns(
     rounds: int,
     runs: int,
     progress: Progress = lambda done, total: None,
-    at_once: int = LOADED_AT_ONCE,
 ) -> list[list[Run]]:
     """Each artifact's runs, one a round, of `runs` generations after one that warms up.
 
@@ -75,7 +74,7 @@ def take_turns(
     if rounds < 2 or rounds % 2:
         raise ValueError(f"rounds come in pairs, one in each order; got {rounds}")
     taken: list[list[Run]] = [[] for _ in starts]
-    groups = [range(len(starts))[first : first + at_once] for first in range(0, len(starts), at_once)]
+    groups = [range(len(starts))[first : first + _AT_ONCE] for first in range(0, len(starts), _AT_ONCE)]
     done = 0
     for turn in range(rounds):
         for group in groups if turn % 2 == 0 else reversed(groups):

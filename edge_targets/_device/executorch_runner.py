@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 
 from . import facts
 from .facts import PackageError
-from .greedy import check_rewind
-from .limits import Limits
-from .runner import Passage
+from .greedy import GreedyRunner
 
 
-class ExecutorchRunner:
+class ExecutorchRunner(GreedyRunner):
     """A loaded package; see `runner.Runner`.
 
     All runners of a process share ExecuTorch's one thread pool: load them with the same number of threads.
@@ -35,8 +33,7 @@ class ExecutorchRunner:
         if threads < 1:
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
         known = facts.read(folder)
-        self._limits = Limits.of(known)
-        self._ends = frozenset(known["eos_token_ids"])
+        super().__init__(known, lambda: _Passage(self))
         with _silent_start():
             runtime = _runtime()
             # The pool belongs to the process, and a loaded program keeps a pointer to it: it is made before loading.
@@ -51,32 +48,8 @@ class ExecutorchRunner:
         self._most_positions = int(limit[0])
         self._in_cache: object = None
 
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Next-token logits after every position, [S, V]; raises ValueError for tokens it cannot take."""
-        return self.passage().run(tokens, logits_from=0)
-
-    def passage(self) -> Passage:
-        """An empty text; see `runner.Passage`."""
-        return _Passage(self)
-
-    def generate(self, tokens: Sequence[int], max_new_tokens: int, *, to_the_end: bool = False) -> Iterator[int]:
-        """Greedy continuation; the end-of-sequence token ends it and is not yielded. Raises ValueError at the call."""
-        self._limits.check(tokens, max_new_tokens)
-        return self._continue(tokens, max_new_tokens, frozenset() if to_the_end else self._ends)
-
-    def _continue(self, tokens: Sequence[int], max_new_tokens: int, ends: frozenset[int]) -> Iterator[int]:
-        passage = self.passage()
-        wanted = tokens
-        for _ in range(max_new_tokens):
-            token = int(passage.run(wanted, logits_from=len(wanted) - 1).argmax())
-            if token in ends:
-                return
-            yield token
-            wanted = [token]
-
     def read(self, passage: _Passage, tokens: Sequence[int], logits_from: int) -> NDArray[np.float32]:
         """Append to a passage; see `runner.Passage`. The cache is first made the passage's, where it is another's."""
-        self._limits.check(tokens, max_new_tokens=0, read=len(passage.tokens))
         known = len(passage.tokens) if self._in_cache is passage else 0
         self._in_cache = passage
         again = passage.tokens[known:]
@@ -108,7 +81,6 @@ class _Passage:
         return self._runner.read(self, tokens, logits_from)
 
     def rewind(self, length: int) -> None:
-        check_rewind(length, len(self.tokens))
         del self.tokens[length:]
 
 

@@ -74,13 +74,10 @@ class _Checked:
         return np.concatenate(pieces)
 
     def rewind(self, length: int) -> None:
-        check_rewind(length, self._length)
+        if not 0 <= length <= self._length:
+            raise ValueError(
+                f"a passage of {self._length} tokens goes back to 0 to {self._length} of them, got {length}"
+            )
         if self._passage is not None:
             self._passage.rewind(length)
         self._length = length
-
-
-def check_rewind(length: int, read: int) -> None:
-    """Raise ValueError for a place that a passage of `read` tokens has not been at."""
-    if not 0 <= length <= read:
-        raise ValueError(f"a passage of {read} tokens goes back to 0 to {read} of them, got {length}")

@@ -5,19 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+from fixtures.smollm import BITS, CONFIG
 
 from components.calibration import Calibration, Run, calibrate
 from components.latency import Load, Weights
 
-CONFIG = {
-    "hidden_size": 576,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "intermediate_size": 1536,
-    "tie_word_embeddings": True,
-}
-BITS = {"int8": 8.5, "int4": 5.0}
 SHAPES = [[(True, neurons)] * depth for depth in (20, 24, 30) for neurons in (768, 1152, 1536)]
 SHAPES += [[(index % 3 > 0, 1536 * (index % 5) // 4) for index in range(30)]]
 DEVICE = {"bandwidth_gb_s": 36.0, "int8_gops": 244.0}

@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from fixtures.smollm import BITS, CONFIG
 
 from components.calibration import Run
 from components.exploration import Exploration, Option, Outcome, Prior
@@ -15,15 +16,6 @@ from components.frontier import hypervolume
 from components.latency import Load, Weights
 from components.quality import Outline, features
 
-CONFIG = {
-    "hidden_size": 576,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "intermediate_size": 1536,
-    "tie_word_embeddings": True,
-}
-BITS = {"int8": 8.5, "int4": 5.0}
 RATIOS = {"int8": 1.01, "int4": 1.04}
 FULL = Outline("d30w100", 0.0, 0.0)
 

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures.passages import answers_alike_from_one_reading, reads_on_after_going_back
 from fixtures.questions import make_questions
 from fixtures.tiny import FAMILIES, VOCABULARY, make_model, write_base
 from numpy.typing import NDArray
 
 import edge_targets
-from components.evaluate import multiple_choice
-from components.likelihood import Continuing
 from components.shape import Shape
 from edge_targets import _executorch
 from edge_targets._device import facts as device_facts
@@ -145,25 +144,11 @@ def test_two_generations_in_turns_do_not_disturb_each_other(runner: ExecutorchRu
 
 
 def test_a_passage_that_goes_back_reads_on_as_if_it_had_never_left(runner: ExecutorchRunner) -> None:
-    text, passage = TOKENS[:7], runner.passage()
-    whole = runner.logits(text)
-    passage.run(text[:5], 0)
-    passage.run([9, 8, 9, 8], 0)
-    passage.rewind(3)
-    other = runner.passage()
-    other.run([8] * 6, 5)  # another text in between
-    np.testing.assert_allclose(passage.run(text[3:], 1), whole[4:], atol=1e-4)
-    with pytest.raises(ValueError, match="a passage of 7 tokens goes back to 0 to 7 of them, got 8"):
-        passage.rewind(8)
+    reads_on_after_going_back(runner, TOKENS[:7], tolerance=1e-4)
 
 
 def test_choices_that_go_on_from_one_reading_are_as_likely_as_each_read_anew(runner: ExecutorchRunner) -> None:
-    questions = make_questions()
-    plain = multiple_choice(runner.logits, questions)
-    continued = multiple_choice(Continuing(runner.passage()), questions)
-    for one, other in zip(continued.answers, plain.answers, strict=True):
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4)
-    assert continued.correct == plain.correct
+    answers_alike_from_one_reading(runner, make_questions(), tolerance=1e-4)
 
 
 def test_generation_is_the_likeliest_token_of_repeated_full_reads(runner: ExecutorchRunner) -> None:
@@ -179,9 +164,9 @@ def test_generation_is_the_likeliest_token_of_repeated_full_reads(runner: Execut
 
 def test_the_end_token_ends_and_is_not_yielded(runner: ExecutorchRunner) -> None:
     first = next(iter(runner.generate(TOKENS[:10], 1)))
-    kept, runner._ends = runner._ends, frozenset({first})
+    kept, runner._end_tokens = runner._end_tokens, frozenset({first})
     assert list(runner.generate(TOKENS[:10], 5)) == []
-    runner._ends = kept
+    runner._end_tokens = kept
 
 
 def test_more_than_the_context_is_refused_with_what_fits(runner: ExecutorchRunner) -> None:

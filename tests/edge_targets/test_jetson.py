@@ -23,6 +23,7 @@ import onnx
 import pytest
 import torch
 from fixtures.fake_cuda import FakeDriver
+from fixtures.passages import answers_alike_from_one_reading, reads_on_after_going_back
 from fixtures.questions import make_questions
 from fixtures.tiny import VOCABULARY, make_model, write_base
 from numpy.typing import NDArray
@@ -30,8 +31,6 @@ from onnx import TensorProto, helper
 from transformers import PreTrainedModel
 
 import edge_targets
-from components.evaluate import multiple_choice
-from components.likelihood import Continuing
 from components.mixed import MixedConfig, MixedForCausalLM
 from components.selection import LayerCut
 from components.shape import AnyShape, Shape, parse_shape
@@ -153,25 +152,11 @@ def test_two_generations_in_turns_do_not_disturb_each_other(runner: TensorRtRunn
 
 
 def test_a_passage_that_goes_back_reads_on_as_if_it_had_never_left(runner: TensorRtRunner) -> None:
-    text, passage = list(TOKENS[:7]), runner.passage()
-    whole = runner.logits(text)
-    passage.run(text[:5], 0)
-    passage.run([9, 8, 9, 8], 0)
-    passage.rewind(3)
-    other = runner.passage()
-    other.run([8] * 6, 5)  # another text in between
-    np.testing.assert_allclose(passage.run(text[3:], 1), whole[4:], atol=0.02)
-    with pytest.raises(ValueError, match="a passage of 7 tokens goes back to 0 to 7 of them, got 8"):
-        passage.rewind(8)
+    reads_on_after_going_back(runner, list(TOKENS[:7]), tolerance=0.02)
 
 
 def test_choices_that_go_on_from_one_reading_are_as_likely_as_each_read_anew(runner: TensorRtRunner) -> None:
-    questions = make_questions()
-    plain = multiple_choice(runner.logits, questions)
-    continued = multiple_choice(Continuing(runner.passage()), questions)
-    for one, other in zip(continued.answers, plain.answers, strict=True):
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=0.02)
-    assert continued.correct == plain.correct
+    answers_alike_from_one_reading(runner, make_questions(), tolerance=0.02)
 
 
 def mixed(family: str, *neurons: int) -> tuple[MixedForCausalLM, AnyShape]:

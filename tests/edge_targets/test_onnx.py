@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fixtures.passages import answers_alike_from_one_reading, reads_on_after_going_back
 from fixtures.questions import make_questions
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -31,8 +32,6 @@ from transformers import (
 )
 
 import edge_targets
-from components.evaluate import multiple_choice
-from components.likelihood import Continuing
 from components.shape import Shape
 from edge_targets import _onnx
 from edge_targets._device.onnxruntime_runner import OnnxRunner, load
@@ -291,25 +290,11 @@ def test_two_generations_in_turns_do_not_disturb_each_other(runner: OnnxRunner) 
 
 
 def test_a_passage_that_goes_back_reads_on_as_if_it_had_never_left(runner: OnnxRunner) -> None:
-    text, passage = PROMPT, runner.passage()
-    whole = runner.logits(text)
-    passage.run(text[:5], 0)
-    passage.run([9, 8, 9, 8], 0)
-    passage.rewind(3)
-    other = runner.passage()
-    other.run([8] * 6, 5)  # another text in between
-    np.testing.assert_allclose(passage.run(text[3:], 1), whole[4:], atol=1e-4)
-    with pytest.raises(ValueError, match="a passage of 7 tokens goes back to 0 to 7 of them, got 8"):
-        passage.rewind(8)
+    reads_on_after_going_back(runner, PROMPT, tolerance=1e-4)
 
 
 def test_choices_that_go_on_from_one_reading_are_as_likely_as_each_read_anew(runner: OnnxRunner) -> None:
-    questions = make_questions(vocabulary=VOCABULARY)
-    plain = multiple_choice(runner.logits, questions)
-    continued = multiple_choice(Continuing(runner.passage()), questions)
-    for one, other in zip(continued.answers, plain.answers, strict=True):
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4)
-    assert continued.correct == plain.correct
+    answers_alike_from_one_reading(runner, make_questions(vocabulary=VOCABULARY), tolerance=1e-4)
 
 
 def test_generation_ends_before_the_end_of_sequence_token(folder: Path, runner: OnnxRunner, tmp_path: Path) -> None:

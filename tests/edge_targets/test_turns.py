@@ -54,13 +54,13 @@ def test_two_artifacts_warm_up_and_take_turns_never_one_twice_in_a_row() -> None
 
 
 def test_what_grows_steadily_slower_is_the_same_for_all_that_are_loaded_at_once() -> None:
-    runs = take_turns(starts(5, []), rounds=2, runs=2, at_once=5)
+    runs = take_turns(starts(2, []), rounds=2, runs=2)
     assert len({sum(run.ttft_ms for run in of_one) for of_one in runs}) == 1
 
 
 def test_processes_are_fresh_in_every_round_and_no_more_wait_than_may() -> None:
     started: list[int] = []
-    runs = take_turns(starts(3, [], started), rounds=2, runs=1, at_once=2)
+    runs = take_turns(starts(3, [], started), rounds=2, runs=1)
     assert started == [0, 1, 2, 2, 1, 0]
     assert [len(of_one) for of_one in runs] == [2, 2, 2]
 
