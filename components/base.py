@@ -11,13 +11,13 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components import family
+from components.kept import once
 from components.pinned import PinnedPackage, UnavailableError
 from components.quiet import quiet_libraries
 
@@ -117,11 +117,7 @@ def _embedded(source: str, cache: Path) -> Base:
     embedded = EMBEDDED[source]
     fingerprint = embedded.package.sha256
     folder = cache / "bases" / fingerprint
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-            _convert_gguf(embedded, cache, Path(beside) / "model")
-            (Path(beside) / "model").rename(folder)
+    once(folder, lambda half: _convert_gguf(embedded, cache, half))
     _check(folder)
     return Base(source, source, embedded.revision, fingerprint, embedded.package.licence, folder)
 
@@ -133,7 +129,6 @@ def _convert_gguf(embedded: _Embedded, cache: Path, out: Path) -> None:
     quiet_libraries()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    out.mkdir()
     gguf = Path(embedded.member).name
     embedded.package.copy(cache, embedded.member, out / gguf, _MOST_GGUF_BYTES)
     model = AutoModelForCausalLM.from_pretrained(

@@ -70,6 +70,11 @@ class Forecast:
     def perplexity(self) -> float:
         return math.exp(self.log_perplexity)
 
+    @property
+    def come_true(self) -> Outcome:
+        run = Run(self.option.load, self.cost.ttft_ms, self.cost.tpot_ms, self.cost.memory_mb)
+        return Outcome(self.option, self.perplexity, run)
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -111,6 +116,17 @@ class Exploration:
     def next(self) -> Forecast | None:
         """The forecast of what is best measured next, the first of equals; None where nothing is left."""
         return max(self.forecasts, key=self._expected_gain, default=None)
+
+    def likely(self, most: int) -> tuple[Forecast, ...]:
+        """What would be measured next, one after another, if every forecast came true; the first is `next`.
+
+        The kriging believer: Ginsbourger, Le Riche and Carraro, Kriging is well-suited to parallelize optimization, 2010.
+        """
+        exploration, found = self, list[Forecast]()
+        while len(found) < most and (best := exploration.next()) is not None:
+            found.append(best)
+            exploration = exploration.after(best.come_true)
+        return tuple(found)
 
     @cached_property
     def reference(self) -> tuple[float, float]:

@@ -14,16 +14,17 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from components.progress import say
 from components.shape import AnyShape
 from components.smol import exploring, imbalance
 from components.supernet import Supernet
@@ -93,17 +94,19 @@ def finetune(
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_evaluate: Callable[[int], None] = lambda step: None,
     team: Team = ALONE,
+    notes: dict[str, Any] | None = None,
 ) -> None:
     """Train the supernet's adapters in place on windows of token ids [W, T].
 
     `on_evaluate` is called before the first step, every `evaluate_every` steps and at the end. Where `checkpoint` names
-    a file, training saves to it and continues from it: killed and resumed gives the same bits as never killed. Every
-    process of a `team` reads its share of each batch. Raises DivergedError naming the batch whose loss is not finite, and
-    ValueError for a checkpoint of other settings.
+    a file, training saves to it and continues from it: killed and resumed gives the same bits as never killed. What
+    the callbacks note of the training, as JSON values in `notes`, is saved with it and comes back. A checkpoint that is not
+    what was saved is left, and training starts anew. Every process of a `team` reads its share of each batch. Raises
+    DivergedError naming the batch whose loss is not finite, and ValueError for a checkpoint of other settings.
     """
     trained = supernet.trainable()
     optimizer = torch.optim.AdamW(_groups(trained, settings), weight_decay=0.0, fused=True)
-    saved = _Checkpoint(checkpoint, trained, optimizer, _configuration(supernet, settings))
+    saved = _Checkpoint(checkpoint, trained, optimizer, _configuration(supernet, settings), notes)
     first = saved.resume()
     batches = batch_order(len(tokens_WT), settings, first)
     for step in range(first, settings.steps):
@@ -245,13 +248,18 @@ def batch_order(windows: int, settings: FinetuneSettings, first_step: int) -> It
 
 
 class _Checkpoint:
-    """What is trained, Adam's moments and the step, in one file that is whole or the one before."""
+    """What is trained, Adam's moments, the step and the caller's notes, in one file that is whole or the one before."""
 
     def __init__(
-        self, path: Path | None, trained: dict[str, Tensor], optimizer: torch.optim.Optimizer, configuration: str
+        self,
+        path: Path | None,
+        trained: dict[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        configuration: str,
+        notes: dict[str, Any] | None,
     ) -> None:
         self._path, self._trained, self._optimizer = path, trained, optimizer
-        self._configuration = configuration
+        self._configuration, self._notes = configuration, notes
 
     def save(self, step: int) -> None:
         """Write beside, sync, then rename over the one before."""
@@ -262,10 +270,11 @@ class _Checkpoint:
             # What no sampled shape has used yet has no moments.
             for moment, value in self._optimizer.state.get(tensor, {}).items():
                 tensors[f"{moment}/{name}"] = value
+        metadata = {"step": str(step), "configuration": self._configuration, "notes": json.dumps(self._notes)}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_suffix(".partial")
         try:
-            save_file(tensors, beside, metadata={"step": str(step), "configuration": self._configuration})
+            save_file(tensors, beside, metadata={**metadata, "sha256": _digest(metadata, tensors)})
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
             beside.replace(self._path)
@@ -275,22 +284,45 @@ class _Checkpoint:
     @torch.no_grad()
     def resume(self) -> int:
         """Take up what is saved and return the next step, 0 where nothing is; raises ValueError for other settings'."""
-        if self._path is None or not self._path.is_file():
+        found = self._read()
+        if found is None:
             return 0
-        with safe_open(self._path, "pt") as saved:
-            metadata = saved.metadata()
-            if metadata.get("configuration") != self._configuration:
-                raise ValueError(
-                    f"{self._path} is a checkpoint of other settings, shapes or layers than these; remove it to start anew, "
-                    "or go back to the settings it was made with"
-                )
-            names = set(saved.keys())
-            for name, tensor in self._trained.items():
-                tensor.copy_(saved.get_tensor(f"trained/{name}"))
-                if f"step/{name}" in names:
-                    self._optimizer.state[tensor] = {
-                        "step": saved.get_tensor(f"step/{name}").to(tensor.device),
-                        "exp_avg": saved.get_tensor(f"exp_avg/{name}").to(tensor.device),
-                        "exp_avg_sq": saved.get_tensor(f"exp_avg_sq/{name}").to(tensor.device),
-                    }
+        metadata, tensors = found
+        if metadata["configuration"] != self._configuration:
+            raise ValueError(
+                f"{self._path} is a checkpoint of other settings, shapes or layers than these; remove it to start anew, "
+                "or go back to the settings it was made with"
+            )
+        for name, tensor in self._trained.items():
+            tensor.copy_(tensors[f"trained/{name}"])
+            if f"step/{name}" in tensors:
+                moments = ("step", "exp_avg", "exp_avg_sq")
+                self._optimizer.state[tensor] = {one: tensors[f"{one}/{name}"].to(tensor.device) for one in moments}
+        if self._notes is not None:
+            self._notes.update(json.loads(metadata["notes"]) or {})
         return int(metadata["step"])
+
+    def _read(self) -> tuple[dict[str, str], dict[str, Tensor]] | None:
+        """None where there is no checkpoint, or it is not what was saved."""
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            with safe_open(self._path, "pt") as saved:
+                metadata = saved.metadata() or {}
+                tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            say(f"the checkpoint {self._path} cannot be read ({error}); training starts anew")
+            return None
+        if metadata.pop("sha256", "") != _digest(metadata, tensors):
+            say(f"the checkpoint {self._path} is not what was saved; training starts anew")
+            return None
+        return metadata, tensors
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a checkpoint's every word and number."""
+    total = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -9,10 +9,12 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from components.kept import beside
+from components.waiting import alone
 
 _CHUNK_BYTES = 1 << 20
 
@@ -37,7 +39,9 @@ class PinnedPackage:
                 return kept
             kept.unlink()
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        with alone(kept.with_name(f"{kept.name}.lock"), f"{self.requirement} is being fetched"), beside(kept) as folder:
+            if kept.is_file():  # somebody else fetched it meanwhile
+                return kept
             command = [
                 sys.executable,
                 "-m",
@@ -46,11 +50,11 @@ class PinnedPackage:
                 "--quiet",
                 "--no-deps",
                 "--dest",
-                folder,
+                str(folder),
                 self.requirement,
             ]
             outcome = subprocess.run(command, capture_output=True, text=True, check=False)
-            wheels = list(Path(folder).glob("*.whl"))
+            wheels = list(folder.glob("*.whl"))
             if outcome.returncode != 0 or len(wheels) != 1:
                 reason = (outcome.stderr.strip().splitlines() or ["no wheel came"])[-1]
                 raise UnavailableError(

@@ -9,7 +9,6 @@ Legend: L layers, B sequences, T positions, H hidden size.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 
 from components import family
 from components.depth import Dropped
-from components.files import replace_text
+from components.kept import keep, kept
 from components.readout import Divergence, Readout
 from components.shape import GONE, WHOLE, MixedShape
 
@@ -45,7 +44,7 @@ class ShapeMetric:
         last_BTH = self._inputs_LBTH[-1]
         with torch.no_grad():
             self._readout.learn(model, last_BTH)
-        self._known: dict[str, float] = json.loads(memory.read_text()) if memory and memory.is_file() else {}
+        self._known: dict[str, float] = (kept(memory) if memory else None) or {}
         self.layer_evaluations = 0
         """Layers run for candidates so far, a narrowed or halved one counted as one."""
 
@@ -77,7 +76,7 @@ class ShapeMetric:
     def save(self) -> None:
         """Write what is known to `memory`."""
         if self._memory is not None:
-            replace_text(self._memory, json.dumps(self._known))
+            keep(self._memory, self._known)
 
     @torch.no_grad()
     def _mean(self, shape: MixedShape, groups: slice) -> float:

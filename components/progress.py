@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
+
+from components import messages
 
 _SAY_EVERY_S = 5.0
 
 
-def say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+def say(line: str, **fields: Any) -> None:
+    """One line on standard error; `fields` are figures that a program reads, where lines are JSON."""
+    sys.stderr.write(messages.line(line, **fields) + "\n")
     sys.stderr.flush()
 
 
@@ -24,11 +28,12 @@ def progress(what: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         first = first or (done, now)
         if done >= total:
-            say(f"{what}: {done}/{total}, {now - started:.0f} s")
+            say(f"{what}: {done}/{total}, {now - started:.0f} s", done=done, total=total)
         elif now - last >= _SAY_EVERY_S:
             last = now
             steps, seconds = done - first[0], now - first[1]
-            say(f"{what}: {done}/{total}" + (f", about {seconds / steps * (total - done):.0f} s left" if steps else ""))
+            left = f", about {seconds / steps * (total - done):.0f} s left" if steps else ""
+            say(f"{what}: {done}/{total}{left}", done=done, total=total)
 
     return advance
 

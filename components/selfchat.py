@@ -5,13 +5,18 @@ Legend: P prompts, T positions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from components.kept import keep, kept
+
 _PROMPTS_AT_ONCE = 32
+_KEEP_EVERY_S = 30.0
 
 
 @torch.no_grad()
@@ -22,16 +27,23 @@ def answers(
     eos: Sequence[int],
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    memory: Path | None = None,
 ) -> list[list[int]]:
     """Each prompt followed by the base's sampled answer (temperature 0.8, top-p 0.95), up to `answer_tokens` long.
 
-    Prompts are answered in batches of about equal length, so that little of the work is padding.
+    Prompts are answered in batches of about equal length, so that little of the work is padding. Where `memory` names a file,
+    what is answered is kept in it now and then with the state of the random numbers, and a killed run goes on to the same
+    answers; it must belong to these inputs.
     """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    texts: list[list[int]] = [[] for _ in prompts]
+    known = (kept(memory) if memory else None) or {"texts": [[] for _ in prompts], "answered": 0, "random": None}
+    texts: list[list[int]] = known["texts"]
+    last_s = time.monotonic()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for start in range(0, len(order), _PROMPTS_AT_ONCE):
+        if known["random"] is not None:
+            _restore(model.device, known["random"])
+        for start in range(known["answered"], len(order), _PROMPTS_AT_ONCE):
             batch = order[start : start + _PROMPTS_AT_ONCE]
             longest = max(len(prompts[index]) for index in batch)
             tokens_PT = torch.full((len(batch), longest), eos[0])
@@ -54,5 +66,22 @@ def answers(
                 answer = written[row, longest:].tolist()
                 ends = [position for position, token in enumerate(answer) if token in eos]
                 texts[index] = [*prompts[index], *answer[: ends[0] + 1 if ends else None]]
+            if memory is not None and time.monotonic() - last_s >= _KEEP_EVERY_S:
+                last_s = time.monotonic()
+                keep(memory, {"texts": texts, "answered": start + _PROMPTS_AT_ONCE, "random": _state(model.device)})
             progress(min(start + _PROMPTS_AT_ONCE, len(order)), len(order))
     return texts
+
+
+def _state(device: torch.device) -> str:
+    """Of the random numbers that answers on this device are drawn from."""
+    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return state.numpy().tobytes().hex()
+
+
+def _restore(device: torch.device, state: str) -> None:
+    numbers = torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8)
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(numbers, device)
+    else:
+        torch.set_rng_state(numbers)

@@ -3,7 +3,8 @@
     python -m components.stages data smollm2-135m --profile quick
 
 Run from the workspace (the folder of `dvc.yaml`). A killed stage goes on where it was: what it knows is kept under
-`.amoeba/cache`, named by the digest of its inputs.
+`.amoeba/cache/unfinished`, and what it came to under `finished` until DVC has it, both named by the digest of all that
+`dvc.yaml` says the stage depends on.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components import lifeline
 from components.base import Base, BaseError, resolve
-from components.files import disk_ran_full, replace_text
+from components.files import disk_ran_full
+from components.kept import once
 from components.pinned import UnavailableError
 from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
@@ -33,13 +37,14 @@ if TYPE_CHECKING:
     from components.supernet import Supernet
 
 CACHE = Path(".amoeba/cache")
+FINISHED, UNFINISHED = CACHE / "finished", CACHE / "unfinished"
 OWN_CORPUS = Path("corpus")
 CURVE_FILE = "curve.json"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A base, its numbers, and the folders of its three outcomes."""
+    """A base, its numbers, the folders of its three outcomes, and that of what is known before there is one."""
 
     base: Base
     profile: str
@@ -47,6 +52,7 @@ class Stage:
     data: Path
     selection: Path
     supernet: Path
+    memory: Path
 
     @classmethod
     def of(cls, name: str, profile: str) -> Stage:
@@ -60,7 +66,7 @@ class Stage:
             )
         numbers = yaml.safe_load(Path("params.yaml").read_text())["profiles"][profile]
         root = Path("artifacts") / name
-        return cls(base, profile, numbers, root / "data", root / "selection", root / "supernet")
+        return cls(base, profile, numbers, root / "data", root / "selection", root / "supernet", UNFINISHED / name)
 
 
 def data(stage: Stage) -> None:
@@ -78,7 +84,15 @@ def data(stage: Stage) -> None:
         wanted = settings.chat_windows * settings.window_tokens
         prompts = [text.chat(question) for question in _spread(corpus.prompts, wanted // 40 + 1)]
         model = _on_device(stage)
-        written = answers(model, prompts, settings.chat_answer_tokens, text.ends, settings.seed, progress("data: chat"))
+        written = answers(
+            model,
+            prompts,
+            settings.chat_answer_tokens,
+            text.ends,
+            settings.seed,
+            progress("data: chat"),
+            stage.memory / "chat.json",
+        )
         chat_WT = datasets.pack(written, settings.window_tokens, settings.chat_windows, text.end)
     say("data: tokenizing")
     made, contamination = datasets.tokenize(corpus, settings, text.encode, chat_WT, text.end)
@@ -117,7 +131,7 @@ def selection(stage: Stage) -> None:
     calibration_BT = torch.from_numpy(made.calibration_WT).long()
     width_text_WT = torch.from_numpy(made.train_WT).long()[: settings.width_windows] if settings.width_windows else None
     model = _on_device(stage)
-    memory = CACHE / "selection" / f"{_key(stage, 'selection', stage.data)}.json"
+    memory = stage.memory / "metrics.json"
     chosen = select(model, calibration_BT, settings, memory, progress_of("selection"), width_text_WT)
     chosen.save(stage.selection)
 
@@ -143,11 +157,7 @@ def supernet(stage: Stage) -> None:
     team = Team.found()
     elastic = Supernet(model, chosen, space, AdapterSettings(**numbers["adapters"]), settings.seed)
     team.place(elastic.model, elastic.trainable().values())
-    checkpoint = CACHE / "checkpoints" / f"{_key(stage, 'supernet', stage.data, stage.selection)}.safetensors"
-    curve_path = checkpoint.with_suffix(".curve.json")
-    curve: dict[str, list[dict[str, Any]]] = (
-        json.loads(curve_path.read_text()) if curve_path.is_file() else {"train": [], "validation": []}
-    )
+    curve: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     watched = _watched(space)
     advance = progress("supernet: fine-tune")
 
@@ -161,13 +171,12 @@ def supernet(stage: Stage) -> None:
         qualities = validate(elastic, made.validation_WT[:4], watched)
         if not team.leads:
             return
-        curve["train"] = [point for point in curve["train"] if point["step"] <= step]
         curve["validation"] = [point for point in curve["validation"] if point["step"] < step]
         curve["validation"].append({"step": step, "perplexity": qualities})
         say(f"supernet: step {step}, validation perplexity " + ", ".join(f"{s} {p:.1f}" for s, p in qualities.items()))
-        replace_text(curve_path, json.dumps(curve))
 
-    finetune(elastic, torch.from_numpy(made.train_WT), settings, checkpoint, on_step, on_evaluate, team)
+    checkpoint = stage.memory / "checkpoint.safetensors"
+    finetune(elastic, torch.from_numpy(made.train_WT), settings, checkpoint, on_step, on_evaluate, team, curve)
     if not (team.leads or team.shards):
         return
     say("supernet: measuring every shape")
@@ -182,8 +191,6 @@ def supernet(stage: Stage) -> None:
     }
     elastic.save(stage.supernet, facts)
     (stage.supernet / CURVE_FILE).write_text(json.dumps(curve) + "\n")
-    for path in (checkpoint, curve_path):
-        path.unlink(missing_ok=True)
 
 
 def validate(
@@ -258,31 +265,53 @@ def _working_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
 
 
-def _key(stage: Stage, name: str, *inputs: Path) -> str:
-    """Digest of all that decides a stage's outcome: the base, its numbers and its input files."""
+def run(name: str, stage: Stage) -> None:
+    """One stage, to its folder; what is finished is there until DVC has it, so that a kill in between costs nothing."""
+    key = f"{stage.base.name}.{name}.{_key(stage, name)}"
+    out: Path = getattr(stage, name)
+    stage = replace(stage, memory=UNFINISHED / key)
+    shutil.rmtree(out, ignore_errors=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a team computes together: none of it may wait for another
+        STAGES[name](stage)
+        if os.environ.get("RANK", "0") == "0":
+            shutil.rmtree(stage.memory, ignore_errors=True)
+        return
+
+    def fill(folder: Path) -> None:
+        outcome: dict[str, Any] = {name: folder}
+        STAGES[name](replace(stage, **outcome))
+
+    shutil.copytree(once(FINISHED / key, fill), out)
+    shutil.rmtree(stage.memory, ignore_errors=True)
+
+
+def _key(stage: Stage, name: str) -> str:
+    """Digest of all that decides a stage's outcome: the base, its numbers, and the files it depends on, code among them."""
     total = hashlib.sha256(
         json.dumps([stage.base.fingerprint, stage.numbers["precision"], stage.numbers[name]], sort_keys=True).encode()
     )
-    for folder in inputs:
-        for path in sorted(folder.iterdir()):
-            with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for dependency in yaml.safe_load(Path("dvc.yaml").read_text())["stages"][name]["do"]["deps"]:
+        place = Path(dependency.replace("${key}", stage.base.name))
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.is_file() and path.suffix != ".pyc":
+                with path.open("rb") as file:
+                    total.update(f"{path} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()[:32]
 
 
+STAGES: Mapping[str, Callable[[Stage], None]] = {"data": data, "selection": selection, "supernet": supernet}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    stages = {"data": data, "selection": selection, "supernet": supernet}
     parser = argparse.ArgumentParser(prog="python -m components.stages", description=__doc__)
-    parser.add_argument("stage", choices=stages)
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("base", help="a name in bases.yaml")
     parser.add_argument("--profile", required=True, help="a profile of params.yaml")
     given = parser.parse_args(arguments)
+    lifeline.hold()
     quiet_libraries()
     try:
-        stage = Stage.of(given.base, given.profile)
-        out: Path = getattr(stage, given.stage)
-        shutil.rmtree(out, ignore_errors=True)
-        stages[given.stage](stage)
+        run(given.stage, Stage.of(given.base, given.profile))
     except (BaseError, UnavailableError, ValueError, OSError) as error:
         say(f"error: {error}")
         return 2

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import edge_targets
+from components import lifeline
 from components.files import replace_text
 from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
@@ -158,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
+    lifeline.hold()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("amoeba").setLevel(logging.INFO)
     try:

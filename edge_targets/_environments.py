@@ -57,6 +57,7 @@ def interpreter(name: str, cache: Path, folder: Path = REQUIREMENTS) -> Path:
     place = cache.resolve() / f"{name}-{wanted.digest}"
     python = place / "bin" / "python"
     if _is_whole(place):
+        os.utime(place)  # it is used, for whoever makes room
         return python
     with FileLock(place.with_name(f".{place.name}.lock")):
         if not _is_whole(place):

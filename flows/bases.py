@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.files import replace_text
+from components.waiting import alone
 from flows.settings import settings
 
 if TYPE_CHECKING:
@@ -50,30 +52,41 @@ def check_profile(profile: str) -> None:
 
 
 def declared(name: str) -> Declared:
-    entries = _read()
-    if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=1)
+    bases = _bases()
+    if name not in bases:
+        near = difflib.get_close_matches(name, bases, n=1)
         hint = f"did you mean {near[0]}?" if near else "`amoeba onboard` declares one"
         raise UnknownNameError(f"no base is called {name!r} in bases.yaml; {hint}")
-    return Declared(name, **entries[name])
+    return Declared(name, **bases[name])
 
 
 def declare(base: Base, profile: str) -> Declared:
     """Add or update a base's entry; the file changes only where the entry does."""
     local = Path(base.source).is_dir()
     entry = Declared(base.name, str(Path(base.source).resolve()) if local else base.source, base.fingerprint, profile)
-    entries = _read()
     facts = {"source": entry.source, "fingerprint": entry.fingerprint, "profile": entry.profile}
-    if entries.get(base.name) != facts:
-        entries[base.name] = facts
-        replace_text(_path(), _HEADER + yaml.safe_dump({"bases": entries}, sort_keys=False))
+    if _bases().get(base.name) != facts:
+        change(lambda values: values.update(bases={**(values.get("bases") or {}), base.name: facts}))
     return entry
+
+
+def entries() -> dict[str, Any]:
+    """All of `bases.yaml`."""
+    values: dict[str, Any] = yaml.safe_load(_path().read_text()) or {}
+    return values
+
+
+def change(edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edit `bases.yaml`; who edits it at the same time waits, and neither's change is lost."""
+    with alone(settings().home / "bases.lock", "bases.yaml is being written"):
+        values = entries()
+        edit(values)
+        replace_text(_path(), _HEADER + yaml.safe_dump(values, sort_keys=False))
 
 
 def _path() -> Path:
     return settings().root / "bases.yaml"
 
 
-def _read() -> dict[str, dict[str, str]]:
-    entries: dict[str, dict[str, str]] = yaml.safe_load(_path().read_text())["bases"] or {}
-    return entries
+def _bases() -> dict[str, dict[str, str]]:
+    return entries().get("bases") or {}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import edge_targets
+from components import kept as kept_values
 from components.calibration import Calibration
-from components.files import replace_text
 from edge_targets._device.bench import host
 from flows.bases import Declared
 from flows.packaging import code_of
@@ -21,17 +20,13 @@ from flows.work import key_of
 
 def keep(base: Declared, target: str, calibrations: Mapping[str, Calibration]) -> None:
     """By quantization, for this host, its threads, the target's runtime and the code that exports for it."""
-    path = _file(base, target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps({name: asdict(one) for name, one in calibrations.items()}, indent=1) + "\n")
+    kept_values.keep(_file(base, target), {name: asdict(one) for name, one in calibrations.items()})
 
 
 def kept(base: Declared, target: str) -> dict[str, Calibration] | None:
     """What was kept last for this host; None where nothing ran on it yet."""
-    path = _file(base, target)
-    if not path.is_file():
-        return None
-    return {name: Calibration.from_json(one) for name, one in json.loads(path.read_text()).items()}
+    found = kept_values.kept(_file(base, target))
+    return None if found is None else {name: Calibration.from_json(one) for name, one in found.items()}
 
 
 def _file(base: Declared, target: str) -> Path:

@@ -30,6 +30,7 @@ from flows.bases import Declared, declared, parameters
 from flows.evidence import Artifact, BaselineError, Recorded
 from flows.frontiers import Successor, frontiers
 from flows.session import Session
+from flows.steps import told
 from flows.work import JobError, key_of
 from registry.bom import BOM_FILE
 from registry.errors import NotFoundError, RegistryError
@@ -94,6 +95,7 @@ class Checked:
 
 
 @flow(name="check")
+@told
 def check(
     model: str, targets: Sequence[str] = (), baseline: str = PRODUCTION, candidate: str | None = None
 ) -> tuple[Checked, ...]:

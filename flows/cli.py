@@ -12,7 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows import cli_check, cli_explore, cli_keys, cli_pull, cli_registry, cli_report
+from components.progress import say
+from flows import cli_check, cli_explore, cli_keys, cli_pull, cli_registry, cli_report, cli_serve
 from flows.cli_output import AllowUnsigned, Json, RequireSignature, print_json
 
 app = typer.Typer(
@@ -359,6 +360,7 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(cli_report.report)
 cli_registry.add_to(app)
+cli_serve.add_to(app)
 
 
 def _conversation(folder: Path, threads: int | None) -> Any:
@@ -421,7 +423,7 @@ def _ask() -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")
+    say(f"error: {message}")
     raise SystemExit(2)
 
 
@@ -437,7 +439,7 @@ def main() -> None:
         prepare_environment()
         app()
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; run the same command again to go on from here\n")
+        say("stopped; run the same command again to go on from here")
         raise SystemExit(130) from None
     except Exception as error:
         message = explained(error)

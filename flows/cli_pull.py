@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.progress import say
 from flows.cli_output import AllowUnsigned, Json, RequireSignature, print_json
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ def _fetched(
 
         found = obtain(registry, model, target, limits, here() if auto else None, alias=version, build=build)
         for offer in found.offers[1:]:
-            sys.stderr.write(
-                f"left: {offer.target} version {offer.version.version}: {offer.left or 'it measured worse'}\n"
-            )
+            say(f"left: {offer.target} version {offer.version.version}: {offer.left or 'it measured worse'}")
         target, version = found.target, found.version
     return registry.pull(naming.package_model(model, target), to, version, _bytes_done, shelf() if cache else None)
 

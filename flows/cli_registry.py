@@ -80,28 +80,47 @@ def history(model: Model, target: Target = None, as_json: Json = False) -> None:
 
 def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; without it they are only listed.")] = False,
-    hours: Annotated[float, typer.Option(min=0, help="Leave alone what is younger.")] = 24.0,
+    hours: Annotated[float, typer.Option(min=0, help="Of uploads, leave alone what is younger.")] = 24.0,
+    unused_days: Annotated[float, typer.Option(min=1, help="Of the cache, what nobody used for so long goes.")] = 30.0,
+    budget_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Then what was used longest ago, until the cache is within; AMOEBA_WORKSPACE_MEGABYTES."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List, and remove when asked, uploads of stopped publishers that became no version.
+    """List, and remove when asked, what is not needed: uploads of stopped publishers, and what the workspace keeps to be quick.
+
+    A later run makes the workspace's pieces again where it needs them; what was used in the last day stays. Versions that
+    were published, and what DVC keeps, stay: `dvc gc --workspace` is for the latter.
 
     \b
     amoeba gc
     amoeba gc --remove --hours 1
+    amoeba gc --remove --unused-days 7 --budget-mb 20000
     """
+    from flows import room
     from flows.tracking import store
     from registry import leftovers
 
     registry = store()
-    found = leftovers.leftovers(registry, hours)
+    uploads = leftovers.leftovers(registry, hours)
+    found = room.pieces()
+    pieces = room.to_remove(found, unused_days * 24, room.budget_bytes(budget_mb))
     if remove:
-        for one in found:
+        for one in uploads:
             leftovers.remove(registry, one)
+        for piece in pieces:
+            room.remove(piece)
     if as_json:
-        print_json({"leftovers": found, "removed": remove})
-    else:
-        done = "removed" if remove else "can be removed with --remove"
-        size_mb = sum(one.size for one in found) / 1e6
-        for one in found:
-            typer.echo(f"{one.source}: {one.size / 1e6:.1f} MB, {one.age_hours:.0f} hours old")
-        typer.echo(f"{len(found)} leftovers, {size_mb:.1f} MB{f': {done}' if found else ''}")
+        print_json({"leftovers": uploads, "cache": pieces, "cache_bytes": room.total(found), "removed": remove})
+        return
+    for one in uploads:
+        typer.echo(f"{one.source}: {one.size / 1e6:.1f} MB, {one.age_hours:.0f} hours old")
+    for piece in pieces:
+        typer.echo(f"{piece.name}: {piece.size / 1e6:.1f} MB, not used for {piece.unused_hours / 24:.0f} days")
+    done = "removed" if remove else "can be removed with --remove"
+    freed_mb = (sum(one.size for one in uploads) + room.total(pieces)) / 1e6
+    counted = f"{len(uploads)} leftovers, {len(pieces)} of {len(found)} pieces of the cache, {freed_mb:.1f} MB"
+    typer.echo(f"{counted}{f': {done}' if uploads or pieces else ''}")

@@ -5,31 +5,64 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
+import shutil
 import sys
 import time
 from pathlib import Path
 
-import yaml
-from filelock import FileLock
-
-from components.files import replace_text
+from components import messages
+from components.kept import forget
+from components.progress import say
+from components.stages import FINISHED
+from flows import dvc_alone
 from flows.bases import Declared
 from flows.settings import settings
+from flows.workers import HungError, run
 
 STAGES = ("data", "selection", "supernet")
-_LOCKED = "Unable to acquire lock"
+_LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 _LOCK_WAITS_S = (1, 2, 4, 8, 16, 32)
+_PASSING = (
+    "timed out",
+    "timeout",
+    "connection",
+    "temporary failure",
+    "unreachable",
+    "503",
+    "slowdown",
+    "exited with -9",
+    "exited with 137",
+)
+"""In what DVC says: a network, or a stage that was killed."""
 
 
 class StageError(Exception):
     """DVC, or a stage it ran, failed; what it said is already on standard error."""
 
 
+class PassingError(StageError):
+    """DVC failed for what may have passed by the next try: a network, a process that was killed or hung."""
+
+
 def reproduce(stage: str, base: Declared) -> Path:
-    """Bring one stage's folder up to date and return it; what has not changed is not computed again."""
-    _dvc("repro", f"{stage}@{base.name}")
-    return base.artifacts / stage
+    """Bring one stage's folder up to date and return it; what has not changed is not computed again.
+
+    The folder is hashed before anyone reads it. One that was damaged since comes from DVC's cache, or is computed again where
+    that is damaged too. Raises StageError where neither helps.
+    """
+    folder = base.artifacts / stage
+    for attempt in range(3):
+        if attempt == 2:
+            _drop_damaged_copies(folder)
+        _dvc("repro", f"{stage}@{base.name}")
+        if content_of(folder) == revision(stage, base):
+            for finished in (settings().root / FINISHED).glob(f"{base.name}.{stage}.*"):
+                if finished.is_dir():
+                    forget(finished)
+            return folder
+        say(f"{stage}: {folder} is not what dvc.lock says of it; bringing it back")
+        shutil.rmtree(folder, ignore_errors=True)
+    raise StageError(f"{folder} is not what dvc.lock says of it, however often it is made; is the disk sound?")
 
 
 def push(base: Declared) -> None:
@@ -42,10 +75,8 @@ def push(base: Declared) -> None:
 
 def revision(stage: str, base: Declared) -> str:
     """The content digest DVC locked for a stage's folder; raises StageError before the stage has run."""
-    lock = settings().root / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
     try:
-        digest: str = stages[f"{stage}@{base.name}"]["outs"][0]["md5"]
+        digest: str = dvc_alone.stages(settings().root, settings().home)[f"{stage}@{base.name}"]["outs"][0]["md5"]
     except KeyError:
         raise StageError(f"{stage} of {base.name} has not been computed; run `amoeba onboard {base.source}`") from None
     return digest
@@ -58,53 +89,53 @@ def lineage(base: Declared) -> dict[str, str]:
     return {**{f"{stage}_revision": digest for stage, digest in digests.items()}, "dvc_revision": whole}
 
 
-def _mend_lock_file() -> None:
-    """DVC writes dvc.lock in place, so a full disk or a kill can leave it cut short; the last whole one comes back."""
-    lock, kept = settings().root / "dvc.lock", settings().home / "dvc.lock.kept"
-    if _is_whole(lock):
-        if not kept.is_file() or kept.read_bytes() != lock.read_bytes():
-            replace_text(kept, lock.read_text())
-    elif lock.is_file() and kept.is_file():
-        replace_text(lock, kept.read_text())
-    else:
-        lock.unlink(missing_ok=True)
+def content_of(folder: Path) -> str:
+    """The digest that DVC gives a folder: MD5 over the list of its files' MD5 and paths."""
+    files = [
+        {"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()}
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
+    listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
+    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def _is_whole(lock: Path) -> bool:
-    try:
-        stages = yaml.safe_load(lock.read_text())["stages"]
-        return all("md5" in stage["outs"][0] for stage in stages.values())
-    except (OSError, TypeError, KeyError, IndexError, AttributeError, yaml.YAMLError):
-        return False
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _drop_damaged_copies(folder: Path) -> None:
+    """Remove every file of DVC's cache that is not what its name says, so that the stage is computed again."""
+    say(f"{folder.name}: looking through DVC's cache")
+    for kept in (settings().root / ".dvc" / "cache" / "files" / "md5").glob("??/*"):
+        if not kept.name.startswith(".") and _md5(kept) != f"{kept.parent.name}{kept.name}".removesuffix(".dir"):
+            kept.unlink(missing_ok=True)
 
 
 def _dvc(*arguments: str) -> None:
     """Run one dvc command at a time in this workspace; another dvc process's lock is waited for, a minute at most."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     settings().home.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "flows.dvc_alone", *arguments]
     for wait_s in (*_LOCK_WAITS_S, None):
-        with FileLock(settings().home / "dvc.lock"):
-            _mend_lock_file()
-            outcome = subprocess.Popen(
-                [sys.executable, "-m", "dvc", *arguments],
-                cwd=settings().root,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            said = []
-            assert outcome.stderr is not None
-            for line in outcome.stderr:
-                said.append(line)
-                sys.stderr.write(line)
-            outcome.wait()
-        if outcome.returncode == 0 and not any(line.startswith("ERROR:") for line in said):
+        said: list[str] = []
+
+        def hear(line: str, said: list[str] = said) -> None:
+            said.append(messages.words(line))
+            sys.stderr.write(messages.passed_on(line))
+
+        try:
+            status = run(command, hear, settings().root, environment)
+        except HungError as error:
+            raise PassingError(f"dvc {' '.join(arguments)} failed: {error}") from error
+        if status == 0 and not any(line.startswith("ERROR:") for line in said):
             return  # DVC tells some failures only in words
-        if wait_s is None or not any(_LOCKED in line for line in said):
+        if wait_s is None or not any(words in line for line in said for words in _LOCKED):
             break
         time.sleep(wait_s)
     # What a stage says of itself tells more than what DVC says of the stage.
     errors = sorted((line.strip() for line in said if line.startswith(("error:", "ERROR:"))), reverse=True)
-    reason = errors[0].partition(": ")[2] if errors else "see above"
-    raise StageError(f"dvc {' '.join(arguments)} failed: {reason}")
+    reason = errors[0].partition(": ")[2] if errors else f"killed by signal {-status}" if status < 0 else "see above"
+    passing = status < 0 or any(words in line.lower() for line in errors for words in _PASSING)
+    raise (PassingError if passing else StageError)(f"dvc {' '.join(arguments)} failed: {reason}")

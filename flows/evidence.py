@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from components.evaluate import asking_order
 from components.gate import Evidence
+from components.waiting import alone
 from flows.bases import Declared
 from flows.data import revision
 from flows.settings import settings
@@ -39,7 +39,9 @@ class Artifact:
         """Raises RegistryError where it is not there, damaged or refused."""
         version = registry.resolve(registered_model, alias_or_version)
         folder = settings().cache / "checked" / f"{registered_model}-{version.version}"
-        return cls(version, folder, registry.pull(registered_model, folder, version.version))
+        manifest = registry.pull(registered_model, folder, version.version)
+        os.utime(folder)  # it is used, for whoever makes room
+        return cls(version, folder, manifest)
 
     def __str__(self) -> str:
         return f"version {self.version.version}"
@@ -110,7 +112,7 @@ def runs_in_turns(target: str, folders: Sequence[Path], rounds: int, numbers: Ma
     """Each package's runs, one a round, while nothing else is measured in this workspace."""
     packages = [part for folder in folders for part in ("--package", str(folder))]
     options = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    with FileLock(settings().cache / "measuring.lock"):
+    with alone(settings().cache / "measuring.lock", "something else is being measured"):
         return _apart(
             ["turns", target, *packages, "--rounds", str(rounds), *options],
             f"timing {target}: {rounds} rounds in turns",

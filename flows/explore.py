@@ -1,12 +1,13 @@
 """A target's frontier: the candidates worth most are built and measured one after another, and what is undominated is published.
 
-Which is next is decided anew after every measurement. What was measured stays in the workspace's cache, so more points only add
-to the frontier, and a search that was killed goes on where it was.
+Which is next is decided anew after every measurement; what is likely to be is built together, before the clock runs. What was
+measured stays in the workspace's cache, so more points only add to the frontier, and a search that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from prefect import flow, task
 
@@ -15,20 +16,24 @@ from components.base import resolve
 from components.exploration import Forecast, Option
 from components.progress import say
 from flows import calibrating, packaging, tracking
-from flows.bases import declared
+from flows.bases import Declared, declared
+from flows.choosing import Choice
 from flows.explored import KIND, Explored
 from flows.exploring import Built, Ground, Search, ground
 from flows.frontier_document import document
 from flows.package import publish_package
+from flows.runners import outcome_of, task_runner
 from flows.settings import settings
 from flows.space import ensure_space
+from flows.steps import step, told
 from flows.work import JobError
 from registry import naming
 from registry.errors import NotFoundError
 from registry.store import PRODUCTION, Store, Version
 
 
-@flow(name="explore")
+@flow(name="explore", task_runner=task_runner())
+@told
 def explore(model: str, target: str, points: int = 8) -> Explored:
     """Measure `points` candidates for a target, those of earlier runs included, and publish the frontier among them.
 
@@ -51,12 +56,31 @@ def measured(start: Ground, points: int) -> Search:
     search = Search.of(start)
     if search.built:
         say(f"{start.target}: {len(search.built)} candidates are measured already")
+    built: set[Option] = set()
     while search.tried < points and (best := search.exploration.next()) is not None:
+        if best.option not in built:
+            built |= build_together(search, min(points - search.tried, settings().workers))
         say(f"{start.target}: {search.tried + 1}/{points}, {_told(best)}")
         search = _with(search, best.option)
     if search.built:
         calibrating.keep(start.base, start.target, search.exploration.calibrations)
     return search
+
+
+def build_together(search: Search, most: int) -> set[Option]:
+    """Build what is likely to be measured next, at once; a build that fails is told of when its turn comes."""
+    options = [forecast.option for forecast in search.exploration.likely(most)]
+    given = [(search.ground.base, search.ground.choice(option)) for option in options]
+    jobs = [build_candidate.submit(*one) for one in given]
+    for job, one in zip(jobs, given, strict=True):
+        outcome_of(job, partial(build_candidate, *one))
+    return set(options)
+
+
+@step("build_candidate {choice.target}")
+def build_candidate(base: Declared, choice: Choice) -> None:
+    """Have one candidate's package in the cache."""
+    packaging.package_for(base, choice)
 
 
 def publish_frontier(registry: Store, search: Search) -> Explored:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 import edge_targets
 from components.frontier import Point
+from components.kept import keep, kept
+from components.waiting import alone
 from edge_targets._device import facts
 from edge_targets._device.bench import host
 from flows.bases import Declared, parameters
@@ -50,15 +50,15 @@ def measure_package(base: Declared, choice: Choice) -> dict[str, Any]:
 
 def is_measured(base: Declared, choice: Choice) -> bool:
     """Whether `measure_package` would find everything done."""
-    return _measurement_file(base, build_key(base, choice), _FLOAT_ARGUMENTS).is_file()
+    return kept(_measurement_file(base, build_key(base, choice), _FLOAT_ARGUMENTS)) is not None
 
 
 def measured_names() -> set[tuple[str, str]]:
     """(shape, quantization) of all that was ever measured in this workspace, of any base and from any supernet."""
     found = set()
     for path in (settings().cache / "measurements").glob("*.json"):
-        figures = json.loads(path.read_text())
-        if "shape" in figures:
+        figures = kept(path)
+        if figures is not None and "shape" in figures:
             found.add((figures["shape"], figures["quantization"]))
     return found
 
@@ -93,19 +93,22 @@ def refusal(choice: Choice, package: Path, figures: Mapping[str, Any]) -> str | 
 def measurement(base: Declared, target: str, package: Path, key: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Run `edge_targets measure` on a package, where no measurement of it is kept."""
     numbers = parameters()["measure"]
-    out = _measurement_file(base, key, len(arguments))
-    if not out.is_file():
-        options = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-        with FileLock(settings().cache / "measuring.lock"):
-            run_apart(
-                [
-                    *("measure", target, "--package", str(package), "--evaluation", str(base.artifacts / "data")),
-                    *("--out", str(out), *options, *arguments),
-                ],
-                f"measuring {target}",
-            )
-    figures: dict[str, Any] = json.loads(out.read_text())
-    return figures
+    options = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = ["measure", target, "--package", str(package), "--evaluation", str(base.artifacts / "data"), *options]
+    return _once(_measurement_file(base, key, len(arguments)), [*command, *arguments], f"measuring {target}")
+
+
+def _once(place: Path, arguments: Sequence[str], what: str) -> dict[str, Any]:
+    """What is kept at `place`, or what these arguments of `edge_targets` give, one at a time so that nothing disturbs the clock."""
+    with alone(settings().cache / "measuring.lock", "something else is being measured"):
+        figures: dict[str, Any] | None = kept(place)
+        if figures is None:
+            out = place.with_suffix(".fresh")
+            run_apart([*arguments, "--out", str(out)], what)
+            figures = json.loads(out.read_text())
+            keep(place, figures)
+            out.unlink()
+        return figures
 
 
 def _measurement_file(base: Declared, key: str, arguments: int) -> Path:
@@ -122,32 +125,16 @@ def _measurement_file(base: Declared, key: str, arguments: int) -> Path:
 
 def inspection(target: str, package: Path, key: str) -> dict[str, Any]:
     """Run `edge_targets inspect` on a package; raises JobError with what is wrong with it."""
-    out = settings().cache / "measurements" / f"{key_of({'package': key, 'inspected': target})}.json"
-    if not out.is_file():
-        run_apart(["inspect", target, "--package", str(package), "--out", str(out)], f"inspecting {target}")
-    figures: dict[str, Any] = json.loads(out.read_text())
-    return figures
+    place = settings().cache / "measurements" / f"{key_of({'package': key, 'inspected': target})}.json"
+    return _once(place, ["inspect", target, "--package", str(package)], f"inspecting {target}")
 
 
 def reference(base: Declared, base_folder: Path) -> dict[str, Any]:
     """Quality of the full float model on the same text and questions."""
+    place = settings().cache / "measurements"
     key = key_of({"base": base.fingerprint, "data": revision("data", base)})
-    out = settings().cache / "measurements" / f"{key}.json"
-    if not out.is_file():
-        run_apart(
-            [
-                "reference",
-                "--checkpoint",
-                str(base_folder),
-                "--evaluation",
-                str(base.artifacts / "data"),
-                "--out",
-                str(out),
-            ],
-            "measuring the full model",
-        )
-    figures: dict[str, Any] = json.loads(out.read_text())
-    return figures
+    command = ["reference", "--checkpoint", str(base_folder), "--evaluation", str(base.artifacts / "data")]
+    return _once(place / f"{key}.json", command, "measuring the full model")
 
 
 def point_of(shape: str, quantization: str, figures: dict[str, Any]) -> Point:

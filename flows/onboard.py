@@ -3,94 +3,132 @@
     data -> selection -> one-time fine-tune -> register -> one job a target: choose, extract, package -> measure, publish
 
 Take the decorators away and it still works. Tasks hand names and small records to each other, never tensors; what is
-large stays in folders named by content, so a second run finds every step done.
+large stays in folders named by content, so a second run finds every step done, and one after a kill goes on from the last
+that was.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect import flow
 
 import edge_targets
+from components import lifeline, messages
 from components.base import Base, resolve
 from components.progress import say
-from flows import data, measuring, showing, tracking
+from flows import data, lost, lost_runs, measuring, onboarding_run, room, showing, tracking
 from flows.bases import Declared, check_profile, declare, parameters
-from flows.choosing import Choice
+from flows.onboarding_lock import one_at_a_time
 from flows.package import Released, build, release
 from flows.publishing import publish
+from flows.runners import outcome_of, task_runner
 from flows.settings import settings
 from flows.space import ensure_space
+from flows.steps import step, told
 from flows.trouble import reason
 from registry import naming
 from registry.manifest import Manifest
 from registry.store import PRODUCTION
 
+FULL_MODEL, PUSH = "full model", "push"
+"""Steps that fail by themselves, beside targets."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an onboarding released, against the full model, and what failed with the reason."""
+    """What an onboarding released, against the full model, and what failed with the reason: a target, or a step's name."""
 
     base: str
     supernet_version: str
-    full_perplexity: float
-    full_accuracy: float
+    full_perplexity: float | None
+    """None where measuring the full model failed."""
+    full_accuracy: float | None
     released: tuple[Released, ...]
     failed: dict[str, str]
 
 
-@flow(name="onboard", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
+@flow(name="onboard", task_runner=task_runner())
+@told
 def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) -> Outcome:
-    """Onboard a base for `targets`, or for every target there is. A failed target does not lose the others."""
+    """Onboard a base for `targets`, or for every target there is. What fails once the supernet is there does not lose the rest."""
     check_profile(profile)
     wanted = tuple(targets) or edge_targets.names()
     for target in wanted:
         edge_targets.load(target)
+    lifeline.work_for_me(str(settings().root))
+    lost.clean()
+    lost_runs.end_those_of_killed_processes()
     origin = find_base(source)
+    with messages.telling(base=origin.name), one_at_a_time(origin.name):
+        with onboarding_run.recorded(origin, profile, wanted) as ending:
+            outcome = _onboard(origin, profile, wanted)
+            ending.outcome = "incomplete" if outcome.failed else "complete"
+        return outcome
+
+
+def _onboard(origin: Base, profile: str, targets: Sequence[str]) -> Outcome:
     ensure_space(settings().root, origin.size_bytes)
     base = declare(origin, profile)
     for stage in data.STAGES:
         reproduce(stage, base)
     supernet_version = register_supernet(base, origin.licence)
-    jobs = {target: build.submit(base, origin.folder, target) for target in wanted}
-    full = measure_full_model(base, origin.folder)
+    failed: dict[str, str] = {}
+    full: dict[str, Any] | None = None
+    released: list[Released] = []
+    jobs = {target: build.submit(base, origin.folder, target) for target in targets}
+    with _noted(failed, FULL_MODEL):
+        full = measure_full_model(base, origin.folder)
     # All are built before the first is measured: a builder beside it would double an artifact's time.
-    built = {target: job.result(raise_on_failure=False) for target, job in jobs.items()}
-    released, failed = [], {}
-    for target, choice in built.items():
-        if not isinstance(choice, Choice):
-            failed[target] = reason(choice)
-            continue
-        try:
+    choices = {target: outcome_of(job, partial(build, base, origin.folder, target)) for target, job in jobs.items()}
+    for target, choice in choices.items():
+        with _noted(failed, target):
+            if isinstance(choice, Exception):
+                raise choice
             released.append(release(base, choice, PRODUCTION))
-        except Exception as error:  # one target's trouble is reported, and the others go on
-            failed[target] = reason(error)
-    push(base)
-    show(base.name, full)
+    with _noted(failed, PUSH):
+        push(base)
+    if full is not None:
+        show(base.name, full)
+    room.keep_within_budget()
     return Outcome(
-        base.name, supernet_version, full["perplexity"]["value"], full["accuracy"]["value"], tuple(released), failed
+        base.name,
+        supernet_version,
+        full["perplexity"]["value"] if full else None,
+        full["accuracy"]["value"] if full else None,
+        tuple(released),
+        failed,
     )
 
 
-@task
+@contextmanager
+def _noted(failed: dict[str, str], what: str) -> Iterator[None]:
+    """What goes wrong is noted under `what` with its reason, and the rest goes on."""
+    try:
+        yield
+    except Exception as error:
+        failed[what] = reason(error)
+
+
+@step("find_base")
 def find_base(source: str) -> Base:
     """The base's local folder and fingerprint."""
     return resolve(source, settings().cache)
 
 
-@task(task_run_name="{stage}")
+@step("{stage}")
 def reproduce(stage: str, base: Declared) -> None:
     """Bring one DVC stage up to date."""
     data.reproduce(stage, base)
 
 
-@task
+@step("register_supernet")
 def register_supernet(base: Declared, licence: str) -> str:
     """Publish the supernet as a version of the base's registered model, with its curve; returns the version."""
     folder = base.artifacts / "supernet"
@@ -116,13 +154,13 @@ def register_supernet(base: Declared, licence: str) -> str:
     )
 
 
-@task
+@step("measure_full_model")
 def measure_full_model(base: Declared, base_folder: Path) -> dict[str, Any]:
     """Quality of the full float model, which every artifact is compared with."""
     return measuring.reference(base, base_folder)
 
 
-@task
+@step("show")
 def show(model: str, full: dict[str, Any]) -> None:
     """Keep the full model's figures beside its supernet, and write the report: a page, MLflow, Prefect, and for DVC.
 
@@ -134,7 +172,7 @@ def show(model: str, full: dict[str, Any]) -> None:
         say(f"no report was written: {reason(error)}; `amoeba report {model}` tries again")
 
 
-@task
+@step("push")
 def push(base: Declared) -> None:
     """Send data, selection and supernet to the DVC remote."""
     data.push(base)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 
 import edge_targets
 from components.base import resolve
@@ -22,6 +22,7 @@ from flows.choosing import Choice
 from flows.publishing import publish
 from flows.settings import settings
 from flows.space import ensure_space
+from flows.steps import step, told
 from flows.work import JobError
 from registry import bom, naming
 from registry.manifest import Manifest
@@ -44,6 +45,7 @@ class Released:
 
 
 @flow(name="package")
+@told
 def package(
     model: str, target: str, budget: Budget | None = None, alias: str = CANDIDATE, *, here: bool = False
 ) -> Released:
@@ -60,7 +62,7 @@ def package(
     return release(base, build(base, origin.folder, target, budget, here=here), alias)
 
 
-@task(task_run_name="build {target}")
+@step("build {target}")
 def build(
     base: Declared, base_folder: Path, target: str, budget: Budget | None = None, *, here: bool = False
 ) -> Choice:
@@ -70,7 +72,7 @@ def build(
     return choice
 
 
-@task(task_run_name="release {choice.target}")
+@step("release {choice.target}")
 def release(base: Declared, choice: Choice, alias: str) -> Released:
     """Verify and measure a package, one at a time so that nothing disturbs the clock, and publish it.
 

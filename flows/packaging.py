@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 import edge_targets
+from components.kept import content_digest, once
 from components.quiet import quiet_libraries
 from components.shape import AnyShape, Shape
 from edge_targets import _package
@@ -19,7 +20,7 @@ from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
 from flows.settings import settings
-from flows.work import content_digest, key_of, once, run_apart
+from flows.work import key_of, run_apart
 from registry import bom
 from registry.manifest import files_of
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from flows import metrics as counted
 from flows import tracking
 from flows.bases import Declared
 from registry.manifest import Manifest
@@ -22,11 +23,12 @@ def publish(
     curve: dict[str, Any] | None = None,
 ) -> str:
     """Publish under a run that carries the lineage, unless these very bytes have the alias already; returns the version."""
-    registry = tracking.store()
+    registry, work = tracking.store(), (name, tracking.facts_of(base), {**params, "to": alias})
     known = registry.published(registered_model, manifest, alias)
     if known is not None:
+        tracking.finish(*work)
         return known.version
-    with tracking.run(name, tracking.facts_of(base), params) as run:
+    with tracking.run(*work) as run:
         run.metrics(metrics)
         if curve:
             run.curve(curve)
@@ -34,4 +36,6 @@ def publish(
         version = registry.publish(
             folder, manifest, registered_model=registered_model, alias=alias, run_id=run.run_id, tags=tags
         )
-        return version.version
+    if manifest.target is not None:
+        counted.package_published(manifest.target)
+    return version.version

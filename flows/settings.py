@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -33,10 +34,26 @@ class Settings(BaseSettings):
     signing_key: Path | None = None
     """The private key that signs what is published; nothing is signed when not set."""
     signing_key_password: SecretStr | None = None
+    task_runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """What runs a flow's jobs: `flows.runners`."""
+    workers: int = Field(default=2, gt=0)
+    """Jobs at a time."""
+    cluster: str | None = None
+    """The address of a Dask scheduler or of Ray; one is made on this machine when not set."""
+    webhook_secret: SecretStr | None = None
+    """What MLflow signs its webhooks with; none are taken when not set."""
     pull_cache: Path | None = Field(default=None, validation_alias="AMOEBA_CACHE")
     """Where pulled files are kept; a folder of the user's, as the platform has it, when not set."""
     cache_megabytes: int = Field(default=10_000, gt=0)
     """Most that is kept there; the files used longest ago go first."""
+    workspace_megabytes: int | None = Field(default=None, gt=0)
+    """Most that the workspace's own cache keeps after an onboarding; no limit when not set."""
+    hang_minutes: float = Field(default=30.0, gt=0)
+    """How long a worker may say and compute nothing before it is ended."""
+    log: Literal["lines", "json"] = "lines"
+    """What messages on standard error are; `components.messages` reads it from the environment, as workers must."""
+    system_metrics: bool = True
+    """Whether an onboarding's run in MLflow has the machine's load."""
 
     @property
     def root(self) -> Path:
@@ -81,29 +98,39 @@ def settings() -> Settings:
     return Settings()
 
 
+_NO_TELEMETRY = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_QUIET = {
+    "DASK_LOGGING__DISTRIBUTED": "error",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # OpenMP's threads spin while they wait; with one other busy process on two cores that made products six times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def environment_of_runs() -> dict[str, str]:
+    """What a worker's runs are given; where things are is the worker's own to say."""
+    return {**_NO_TELEMETRY, **_QUIET}
+
+
 def prepare_environment() -> None:
     """Turn every dependency's telemetry off and give the embedded Prefect time to start; inherited by child processes.
 
     Must run before mlflow, prefect, dvc or transformers are imported. What the user has set is left alone, telemetry excepted.
     Prefect's own log is quiet: an error is told once, at the end, in one line.
     """
-    os.environ.update(
-        DO_NOT_TRACK="true",
-        DVC_NO_ANALYTICS="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        MLFLOW_DISABLE_TELEMETRY="true",
-        PREFECT_SERVER_ANALYTICS_ENABLED="false",
-    )
-    for name, value in {
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        # OpenMP's threads spin while they wait; with one other busy process on two cores that made products six times slower.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }.items():
+    os.environ.update(_NO_TELEMETRY)
+    for name, value in {**_QUIET, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}.items():
         os.environ.setdefault(name, value)
     with suppress(WorkspaceError):  # a device that only pulls and runs has no workspace
         home = settings().home / "prefect"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from components.progress import say
 from flows import verdicts
 from registry.store import PRODUCTION
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flows.lineage import Step
     from flows.onboard import Outcome
     from flows.package import Released
+    from flows.watched import Watched
     from registry.promotions import Promotion
 
 _WIDE = 200
@@ -27,9 +29,11 @@ _WIDE = 200
 
 def onboarded(outcome: Outcome) -> None:
     """What was considered for each target, each published artifact against the full model, and the lines that pull them."""
+    full = "could not be measured"
+    if outcome.full_perplexity is not None and outcome.full_accuracy is not None:
+        full = f"has perplexity {outcome.full_perplexity:.2f} and accuracy {outcome.full_accuracy:.1%}"
     table = _released(
-        f"{outcome.base}: supernet version {outcome.supernet_version}; the full float model has perplexity "
-        f"{outcome.full_perplexity:.2f} and accuracy {outcome.full_accuracy:.1%}",
+        f"{outcome.base}: supernet version {outcome.supernet_version}; the full float model {full}",
         outcome.released,
         outcome.full_perplexity,
     )
@@ -39,8 +43,8 @@ def onboarded(outcome: Outcome) -> None:
     for one in outcome.released:
         which = "" if one.alias == PRODUCTION else f" --version {one.alias}"
         sys.stdout.write(f"amoeba pull {outcome.base} {one.target}{which} --to {outcome.base}-{one.target}\n")
-    for target, reason in outcome.failed.items():
-        Console(stderr=True).print(f"error: {target} was not published: {reason}", markup=False, highlight=False)
+    for what, reason in outcome.failed.items():
+        say(f"error: {what} failed: {reason}")
 
 
 def packaged(model: str, alias: str, released: Released) -> None:
@@ -153,6 +157,15 @@ def target_list(targets: Sequence[Target]) -> None:
         table.add_row(
             target.name, target.title, target.runtime, names, memory, ", ".join(limits) or "the device's memory"
         )
+    _show(table)
+
+
+def bases_list(watched: Sequence[Watched], bases: Mapping[str, Mapping[str, str]]) -> None:
+    table = _table("bases", ["source", "profile", "targets", "onboarded as", "fingerprint"])
+    for one in watched:
+        table.add_row(one.source, one.profile, ", ".join(one.targets) or "all", "watched", "")
+    for name, facts in bases.items():
+        table.add_row(facts["source"], facts["profile"], "", name, facts["fingerprint"][:12])
     _show(table)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flows import trusting
 from flows.bases import Declared
@@ -22,6 +23,7 @@ from registry.trust import Wanted
 
 _VERSIONS_OF = ("torch", "transformers", "onnxruntime", "executorch", "torchao", "mlflow", "prefect", "dvc")
 _REPORT_TAG = "amoeba.report"
+_WORK_TAG = "amoeba.work"
 
 
 def store(signature: Wanted = "when known") -> Store:
@@ -62,21 +64,66 @@ def lineage_of(base: Declared, licence: str) -> dict[str, Any]:
 
 @contextmanager
 def run(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[Run]:
-    """A run that ends FINISHED, or FAILED when its body raises."""
+    """A run that ends FINISHED, or FAILED when its body raises or says that it is not `complete`.
+
+    One of the same name, facts and parameters that did not finish, since its process was killed or failed, goes on.
+    """
     registry = store()
     client = registry.client()
-    started = client.create_run(registry.experiment_id(), run_name=name)
-    identifier = started.info.run_id
-    for key, value in facts.items():
-        client.set_tag(identifier, f"amoeba.{key}", str(value))
+    identifier = _found(registry, name, facts, parameters, "!=")
+    if identifier is None:
+        tags = {_WORK_TAG: _work(name, facts, parameters), **{f"amoeba.{key}": str(facts[key]) for key in facts}}
+        identifier = client.create_run(registry.experiment_id(), run_name=name, tags=tags).info.run_id
+    else:
+        client.update_run(identifier, status="RUNNING")
     for key, value in _flat(parameters).items():
         client.log_param(identifier, key, value)
+    opened = Run(identifier, client)
     try:
-        yield Run(identifier, client)
+        yield opened
     except BaseException:
         client.set_terminated(identifier, "FAILED")
         raise
-    client.set_terminated(identifier, "FINISHED")
+    client.set_terminated(identifier, "FINISHED" if opened.complete else "FAILED")
+
+
+def finish(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    """End a run whose work is done and whose process was killed before it could say so."""
+    identifier = _found(store(), name, facts, parameters, "!=")
+    if identifier is not None:
+        store().client().set_terminated(identifier, "FINISHED")
+
+
+def is_finished(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Whether a run of that name, facts and parameters came to its end."""
+    return _found(store(), name, facts, parameters, "=") is not None
+
+
+def tagged(tag: str, value: str) -> Run | None:
+    """The latest run with this tag."""
+    registry = store()
+    identifier = _search(registry, f"tags.`{tag}` = '{value}'")
+    return None if identifier is None else Run(identifier, registry.client())
+
+
+def _found(
+    registry: Store, name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any], finished: Literal["=", "!="]
+) -> str | None:
+    work = _work(name, facts, parameters)
+    return _search(registry, f"tags.`{_WORK_TAG}` = '{work}' and attributes.status {finished} 'FINISHED'")
+
+
+def _search(registry: Store, wanted: str) -> str | None:
+    client = registry.client()
+    with registry.reaching():
+        found = client.search_runs([registry.experiment_id()], wanted, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def _work(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+    """What a run is for."""
+    told = json.dumps([name, facts, parameters], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 class Run:
@@ -84,6 +131,14 @@ class Run:
 
     def __init__(self, run_id: str, client: Any) -> None:
         self.run_id, self._client = run_id, client
+        self.complete = True
+
+    def tag(self, name: str, value: str) -> None:
+        self._client.set_tag(self.run_id, name, value)
+
+    def latest(self, metric: str) -> float:
+        """0 where there is none."""
+        return float(self._client.get_run(self.run_id).data.metrics.get(metric, 0.0))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         for key, value in values.items():
@@ -151,7 +206,15 @@ def _installed(name: str) -> bool:
 
 
 def _git_commit() -> str:
-    """The workspace's commit, `-dirty` where tracked files differ from it; `unknown` outside git."""
-    command = ["git", "-C", str(settings().root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
-    return outcome.stdout.strip() or "unknown"
+    """The workspace's commit, `-dirty` where tracked files differ from it; `unknown` outside git.
+
+    Nothing is written into the repository: a kill would leave git's lock there.
+    """
+    commit = _git("describe", "--always", "--abbrev=40", "--exclude=*")
+    changed = _git("status", "--porcelain", "--untracked-files=no") if commit else ""
+    return commit + ("-dirty" if changed else "") or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(settings().root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import typer
 
+from components.progress import say
 from flows.settings import WorkspaceError, settings
 from registry.errors import RefusedError
 from registry.keys import KeyFile
@@ -58,9 +58,7 @@ def wanted(required: bool, unsigned_allowed: bool) -> Wanted:
     if required and unsigned_allowed:
         raise ValueError("--require-signature and --allow-unsigned say opposite things; give one of them")
     if unsigned_allowed:
-        sys.stderr.write(
-            "warning: what nobody signed is taken: anybody who can write to the registry can have made it\n"
-        )
+        say("warning: what nobody signed is taken: anybody who can write to the registry can have made it")
     return "always" if required else "never" if unsigned_allowed else "when known"
 
 

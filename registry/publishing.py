@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from registry import naming, promoting, signature, versions
-from registry.errors import DamagedError, RefusedError, SignatureError
+from registry.errors import DamagedError, RefusedError, RegistryError, SignatureError
 from registry.manifest import Manifest
 from registry.paths import MANIFEST_FILE, SIGNATURE_FILE
 from registry.progress import Progress
@@ -59,6 +59,7 @@ def publish(
             with _run(server, run_id, registered_model) as run:
                 place = f"artifact-{manifest.digest[:16]}"
                 source = f"{server.mlflow.get_run(run).info.artifact_uri}/{place}"
+                _clear(server, registered_model, source)
                 _upload(server, folder, manifest, run, place, progress)
                 _sign(server, manifest, own, run, source)
                 _upload_content(server, run, place, MANIFEST_FILE, manifest.canonical())
@@ -96,6 +97,16 @@ def _run(server: Server, run_id: str | None, registered_model: str) -> Iterator[
             server.mlflow.set_terminated(run, "FAILED")
         raise
     server.mlflow.set_terminated(run, "FINISHED")
+
+
+def _clear(server: Server, registered_model: str, source: str) -> None:
+    """Remove what a publisher that was killed left of this very upload, unless it became a version."""
+    root, _, place = source.rpartition("/")
+    if any(version.source == source for version in server.versions_of(registered_model)):
+        return
+    with contextlib.suppress(RegistryError), server.reaching():  # where nothing may be removed it is written over
+        if place in server.artifacts(root).folders():
+            server.artifacts(root).remove(place)
 
 
 def _upload(server: Server, folder: Path, manifest: Manifest, run_id: str, place: str, progress: Progress) -> None:

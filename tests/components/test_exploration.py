@@ -135,3 +135,27 @@ def test_a_held_out_forecast_does_not_know_the_measurement() -> None:
     assert done.without(one.option).outcomes == done.outcomes[:-1]
     assert abs(done.forecast(one.option).perplexity / one.perplexity - 1) < 0.02
     assert done.without(one.option).forecast(one.option).perplexity != done.forecast(one.option).perplexity
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nearly_all_that_is_built_ahead_is_measured(seed: int) -> None:
+    exploration, truth = world(seed)
+    built: set[Option] = set()
+    times = 0
+    for left in range(8, 0, -1):
+        best = exploration.next()
+        assert best is not None
+        if best.option not in built:
+            ahead = exploration.likely(min(left, 2))
+            assert ahead[0] == best
+            built |= {one.option for one in ahead}
+            times += 1
+        exploration = exploration.after(truth[best.option])
+    assert len(built) <= 10
+    assert times <= 6
+
+
+def test_what_is_likely_next_is_nothing_once_all_is_measured() -> None:
+    exploration, truth = world(0, shapes=2)
+    assert len(exploration.likely(10)) == len(truth)
+    assert explored(exploration, truth, 10).likely(10) == ()

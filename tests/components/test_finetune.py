@@ -249,3 +249,40 @@ def test_the_curve_is_asked_for_at_the_start_in_between_and_at_the_end() -> None
     asked: list[int] = []
     finetune(supernet(), WINDOWS, SETTINGS, on_evaluate=asked.append)
     assert asked == [0, 15, 30, 40]
+
+
+def test_what_was_noted_of_a_training_comes_back_with_its_checkpoint(tmp_path) -> None:
+    def noting(notes: dict[str, list[float]], until: int):
+        def note(report) -> None:
+            notes["losses"].append(report.reference)
+            if report.step == until:
+                raise KeyboardInterrupt
+
+        return note
+
+    whole: dict[str, list[float]] = {"losses": []}
+    finetune(supernet(), WINDOWS, SETTINGS, on_step=noting(whole, 0), notes=whole)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    killed: dict[str, list[float]] = {"losses": []}
+    with pytest.raises(KeyboardInterrupt):
+        finetune(supernet(), WINDOWS, SETTINGS, checkpoint, noting(killed, 17), notes=killed)
+    resumed: dict[str, list[float]] = {"losses": []}
+    finetune(supernet(), WINDOWS, SETTINGS, checkpoint, noting(resumed, 0), notes=resumed)
+    assert len(whole["losses"]) == 40
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("place", [9, 400, -1])
+def test_a_checkpoint_that_was_damaged_is_left_and_training_starts_anew(tmp_path, place: int) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    settings = replace(SETTINGS, steps=10)
+    wanted = supernet()
+    finetune(wanted, WINDOWS, settings, checkpoint)
+    content = bytearray(checkpoint.read_bytes())
+    content[place] ^= 1
+    checkpoint.write_bytes(content)
+    steps: list[int] = []
+    made = supernet()
+    finetune(made, WINDOWS, settings, checkpoint, lambda report: steps.append(report.step))
+    assert steps == list(range(1, 11))
+    assert all(torch.equal(tensor, wanted.trainable()[name]) for name, tensor in made.trainable().items())

@@ -46,7 +46,7 @@ import json
 from types import SimpleNamespace
 from flows import onboard
 
-class Enough(Exception):
+class Enough(BaseException):
     pass
 
 def stop(*_):
@@ -55,8 +55,7 @@ def stop(*_):
 asked = []
 onboard.check_profile = onboard.ensure_space = onboard.declare = lambda *_: None
 onboard.reproduce = onboard.register_supernet = lambda *_: None
-onboard.find_base = lambda source: SimpleNamespace(size_bytes=0, folder=None, licence="")
-onboard.settings = lambda: SimpleNamespace(root=None)
+onboard.find_base = lambda source: SimpleNamespace(name="base", fingerprint="", size_bytes=0, folder=None, licence="")
 onboard.build = SimpleNamespace(submit=lambda base, folder, target: asked.append(target))
 onboard.measure_full_model = stop
 try:
@@ -151,7 +150,7 @@ def with_one_more(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(folder: Path, *arguments: str) -> str:
     """Run Python where the copy comes before the project."""
-    variables = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}"}
+    variables = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}", "AMOEBA_WORKSPACE": str(folder)}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

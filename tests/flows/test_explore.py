@@ -46,6 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (bases, calibrating):
         monkeypatch.setattr(module, "settings", lambda: Settings(workspace=tmp_path))
     monkeypatch.setattr(explore, "task", lambda **_: lambda function: function)  # no Prefect server for each
+    monkeypatch.setattr(explore, "build_together", lambda search, most: set())
     monkeypatch.setattr(measuring, "reference", lambda base, folder: QUALITY)
     monkeypatch.setattr(frontier_document, "revision", lambda stage, base: f"{stage}.dir")
     model = make_model()
@@ -143,6 +144,22 @@ def test_a_search_for_more_points_keeps_all_that_a_smaller_one_had(
     assert few < {one.option.name for one in measured(start, 6).built}
     assert len(machine.known) == 6
     assert len(measured(start, 2).built) == 6
+
+
+def test_what_was_built_together_is_not_built_again_before_its_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    together: list[set[Option]] = []
+
+    def build(search: exploring.Search, most: int) -> set[Option]:
+        together.append({forecast.option for forecast in search.exploration.likely(most)})
+        return together[-1]
+
+    monkeypatch.setattr(explore, "build_together", build)
+    search = measured(ground(BASE, folder, TARGET), 6)
+    assert {one.option for one in search.built} <= set().union(*together)
+    assert len(together) < 6
 
 
 def test_what_cannot_be_built_counts_and_is_told(

@@ -16,8 +16,6 @@ import pytest
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT, amoeba, dvc, make_workspace
 
-from flows import data
-from flows.settings import Settings
 from flows.space import SpaceError, ensure_space
 from flows.trouble import explained
 
@@ -160,22 +158,6 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     while not path.exists():
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.05)
-
-
-@pytest.mark.parametrize("cut_to", [0, 25, 40, 60, 80])
-def test_a_dvc_lock_that_was_cut_short_comes_back_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_to: int
-) -> None:
-    monkeypatch.setattr(data, "settings", lambda: Settings(workspace=tmp_path))
-    lock = tmp_path / "dvc.lock"
-    lock.write_text(
-        "schema: '2.0'\nstages:\n  data@tiny:\n    cmd: python\n    outs:\n    - path: data\n      md5: 0a.dir\n"
-    )
-    whole = lock.read_text()
-    data._mend_lock_file()
-    lock.write_text(whole[:cut_to])
-    data._mend_lock_file()
-    assert lock.read_text() == whole
 
 
 def test_a_full_disk_is_told_with_what_to_do() -> None:

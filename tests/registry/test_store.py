@@ -98,6 +98,20 @@ def test_two_artifacts_of_one_run_do_not_touch_each_other(
     assert store.pull(name, tmp_path / "2", "2") == second[1]
 
 
+def test_what_a_killed_publisher_left_of_the_same_upload_is_not_in_the_version(
+    store: Store, name: str, make_artifact: Any, tmp_path: Path
+) -> None:
+    run = store.client().create_run(store.experiment_id()).info
+    folder, manifest = make_artifact()
+    (tmp_path / "left-half").write_text("ha")
+    place = f"artifact-{manifest.digest[:16]}"
+    store.client().log_artifact(run.run_id, str(tmp_path / "left-half"), place)
+    store.publish(folder, manifest, registered_model=name, run_id=run.run_id)
+    held = {Path(file.path).name for file in store.client().list_artifacts(run.run_id, place)}
+    assert "manifest.json" in held
+    assert "left-half" not in held
+
+
 def test_publishing_the_same_manifest_again_uses_the_version_there_is(
     store: Store, name: str, make_artifact: Any
 ) -> None:

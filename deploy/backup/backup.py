@@ -1,0 +1,98 @@
+"""Copy the databases and the buckets to another S3-compatible store, once or every so many hours.
+
+    python backup.py --keep 14
+    python backup.py --every-hours 24 --keep 14
+    python backup.py --is-newer-than-hours 30      # exit 1 when there is no such backup
+
+The databases are dumped first and the objects copied after them: the registry writes an artifact's files before the version
+that names them, so every file that a dump knows is there to be copied. A dump counts once its backup.json, written last and
+with the digest of each dump, is there. Objects are kept once, whatever the number of dumps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import stores
+
+STAMP = "%Y%m%dT%H%M%SZ"
+
+
+def back_up(keep: int) -> dict[str, Any]:
+    """One backup; returns its record. Raises what pg_dump and the stores raise, and then there is no new backup."""
+    target, bucket = stores.elsewhere()
+    stamp = datetime.now(UTC).strftime(STAMP)
+    dumps = {}
+    for database in stores.DATABASES:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{database}.dump"
+            subprocess.run(["pg_dump", "--format=custom", f"--file={file}", database], check=True)
+            with file.open("rb") as dump:
+                digest = hashlib.file_digest(dump, "sha256").hexdigest()
+            target.upload_file(str(file), bucket, f"dumps/{stamp}/{file.name}")
+            dumps[database] = {"bytes": file.stat().st_size, "sha256": digest}
+    source = stores.own()
+    copied = {
+        name: stores.synchronise(source, (name, ""), target, (bucket, f"objects/{name}/")) for name in stores.BUCKETS
+    }
+    record = {"stamp": stamp, "dumps": dumps, "objects_copied": copied}
+    target.put_object(Bucket=bucket, Key=f"dumps/{stamp}/backup.json", Body=json.dumps(record).encode())
+    for old in whole(target, bucket)[:-keep]:
+        for entry in list(stores.listed(target, bucket, f"dumps/{old}/")):
+            target.delete_object(Bucket=bucket, Key=f"dumps/{old}/{entry.key}")
+    return record
+
+
+def whole(target: Any, bucket: str) -> list[str]:
+    """Stamps of the backups that ended, oldest first."""
+    return sorted(
+        entry.key.partition("/")[0]
+        for entry in stores.listed(target, bucket, "dumps/")
+        if entry.key.endswith("/backup.json")
+    )
+
+
+def is_newer_than(hours: float) -> bool:
+    """Whether the newest backup that ended began less than so many hours ago."""
+    found = whole(*stores.elsewhere())
+    if not found:
+        return False
+    began = datetime.strptime(found[-1], STAMP).replace(tzinfo=UTC)
+    return (datetime.now(UTC) - began).total_seconds() < hours * 3600
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=int, default=14, help="dumps to keep, at least 1")
+    parser.add_argument("--every-hours", type=float, help="go on until stopped")
+    parser.add_argument("--is-newer-than-hours", type=float, help="only say by the exit whether there is such a backup")
+    given = parser.parse_args()
+    if given.keep < 1:
+        parser.error(f"--keep is {given.keep}; at least 1 backup is kept")
+    if given.is_newer_than_hours is not None:
+        sys.exit(0 if is_newer_than(given.is_newer_than_hours) else 1)
+    while True:
+        try:
+            print(json.dumps(back_up(given.keep)), flush=True)  # noqa: T201
+        except Exception as error:
+            if given.every_hours is None:
+                raise
+            print(f"no backup was made, trying again: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            time.sleep(600)
+            continue
+        if given.every_hours is None:
+            return
+        time.sleep(given.every_hours * 3600)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""One DVC process at a time in a workspace; before it starts, what a killed one left is mended.
+
+    python -m flows.dvc_alone repro supernet@smollm2-135m
+
+DVC writes its lock files in place, so that a kill or a full disk can leave them cut short, and every later run would fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components import lifeline
+from components.files import replace_text
+from components.waiting import alone
+from flows.settings import settings
+
+
+def main(arguments: list[str]) -> int:
+    lifeline.hold()
+    root, home = settings().root, settings().home
+    say_every_s = min(60.0, settings().hang_minutes * 15)  # who waits says so before it counts as hung
+    with alone(home / "dvc.lock", "DVC is at work for another onboarding in this workspace", say_every_s):
+        mend(root, home)
+        from dvc.cli import main as dvc
+
+        sys.argv = ["dvc", *arguments]
+        status: int = dvc(arguments)
+        keep_lock_file(root, home)
+    return status
+
+
+def mend(root: Path, home: Path) -> None:
+    """Bring back what a killed DVC left cut short, and remove what it left half copied."""
+    _mend_lock_file(root, home)
+    _mend_busy_file(root)
+    with contextlib.suppress(OSError), _unused(root):
+        for store in (root / ".dvc" / "cache", home / "dvc-remote"):
+            for half in store.rglob(".*.tmp"):
+                half.unlink(missing_ok=True)
+
+
+def stages(root: Path, home: Path) -> dict[str, Any]:
+    """What dvc.lock says; while another process writes it, what it said before."""
+    now, before = _stages(root / "dvc.lock"), _stages(_kept(home))
+    return {**(before or {}), **(now or {})}
+
+
+def keep_lock_file(root: Path, home: Path) -> None:
+    """Keep a copy of dvc.lock, unless it is cut short."""
+    lock, kept = root / "dvc.lock", _kept(home)
+    if _stages(lock) is not None and not (kept.is_file() and kept.read_bytes() == lock.read_bytes()):
+        replace_text(kept, lock.read_text())
+
+
+def _mend_lock_file(root: Path, home: Path) -> None:
+    lock, kept = root / "dvc.lock", _kept(home)
+    if _stages(lock) is not None:
+        keep_lock_file(root, home)
+    elif lock.is_file() and kept.is_file():
+        replace_text(lock, kept.read_text())
+    else:
+        lock.unlink(missing_ok=True)
+
+
+def _mend_busy_file(root: Path) -> None:
+    """DVC notes which process uses which path; what names no living DVC process was left by a killed one."""
+    busy = root / ".dvc" / "tmp" / "rwlock"
+    if not busy.is_file():
+        return
+    try:
+        noted = json.loads(busy.read_text())
+        users = [*noted["write"].values(), *(one for several in noted["read"].values() for one in several)]
+        left = not any(_is_dvc(int(user["pid"])) for user in users)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        left = True
+    if left:
+        busy.unlink(missing_ok=True)
+
+
+def _is_dvc(process: int) -> bool:
+    import psutil
+
+    try:
+        return any("dvc" in word for word in psutil.Process(process).cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+@contextlib.contextmanager
+def _unused(root: Path) -> Iterator[None]:
+    """DVC's own lock, so that nothing of a user's own `dvc` command is removed; raises OSError where one is running."""
+    import zc.lockfile
+
+    place = root / ".dvc" / "tmp" / "lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = zc.lockfile.LockFile(str(place))
+    except zc.lockfile.LockError as error:
+        raise OSError(str(error)) from error
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def _kept(home: Path) -> Path:
+    return home / "dvc.lock.kept"
+
+
+def _stages(lock: Path) -> Mapping[str, Any] | None:
+    """None where there is no lock file, or not all of it: it ends with a line, and each stage with its outcome's digest."""
+    try:
+        text = lock.read_text()
+        found: Mapping[str, Any] = yaml.safe_load(text)["stages"]
+        whole = text.endswith("\n") and all("md5" in stage["outs"][0] for stage in found.values())
+        return found if whole else None
+    except (OSError, TypeError, KeyError, IndexError, AttributeError, yaml.YAMLError):
+        return None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

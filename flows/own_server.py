@@ -1,0 +1,112 @@
+"""A Prefect server of the workspace's own, which ends with the process that started it, even where that is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from flows.settings import settings
+
+_START_S, _STOP_S, _ANSWER_S = 600, 5, 10
+
+
+class ServiceError(Exception):
+    """The service cannot start; the message says why."""
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[bool]:
+    """PREFECT_API_URL names a server inside: the one that was set, or a new one; whether it is a new one.
+
+    Prefect must not be imported before. Raises ServiceError.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        given_server()
+        yield False
+        return
+    home = settings().home / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home / "serve.lock", timeout=0), _running(home / "server.log") as address:
+            os.environ["PREFECT_API_URL"] = address
+            yield True
+    except Timeout:
+        raise ServiceError("this workspace is served by another process already") from None
+
+
+def given_server() -> str:
+    """The address in PREFECT_API_URL; raises ServiceError where there is none or nothing answers there."""
+    import requests
+
+    address = os.environ.get("PREFECT_API_URL")
+    if not address:
+        raise ServiceError("PREFECT_API_URL is not set: the address of a Prefect server")
+    try:
+        requests.get(f"{address.rstrip('/')}/health", timeout=_ANSWER_S)
+    except requests.RequestException as error:
+        raise ServiceError(f"the Prefect server at {address} does not answer ({type(error).__name__})") from error
+    return address
+
+
+@contextlib.contextmanager
+def _running(log: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "flows.own_server", str(port)]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as server,
+    ):
+        try:
+            _await(f"http://127.0.0.1:{port}/api", server, log)
+            yield f"http://127.0.0.1:{port}/api"
+        finally:
+            server.terminate()
+
+
+def _await(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    import requests
+
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{address}/health", timeout=5).ok:
+                return
+        time.sleep(0.2)
+    raise ServiceError(f"the Prefect server did not start; {log} says why")
+
+
+def _end_with_parent() -> None:
+    """The pipe from whoever started this closes when that process ends, whichever way."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(port: int) -> None:
+    os.environ["PREFECT_UI_ENABLED"] = "false"
+    import uvicorn
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    uvicorn.run(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=_STOP_S,
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""A stage that is finished is there until DVC has it, and is computed again where anything that decides it changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components import stages
+from components.base import Base
+from components.stages import FINISHED, UNFINISHED, Stage
+
+DEPENDS = "stages: {data: {do: {deps: [components/data.py, corpus, 'artifacts/${key}/before']}}}\n"
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Of a workspace whose only stage counts how often it is computed."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text(DEPENDS)
+    for name in ("components/data.py", "corpus/train.txt", "artifacts/tiny/before/x"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+    root = Path("artifacts/tiny")
+    base = Base("tiny", "tiny", "1", "f" * 64, "mit", tmp_path)
+    numbers = {"precision": "float32", "data": {"seed": 0}}
+    return Stage(base, "tiny", numbers, root / "data", root / "selection", root / "supernet", UNFINISHED)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    found: list[Path] = []
+
+    def compute(stage: Stage) -> None:
+        found.append(stage.memory)
+        stage.memory.mkdir(parents=True, exist_ok=True)
+        (stage.memory / "half").write_text("known so far")
+        stage.data.mkdir(exist_ok=True)
+        (stage.data / "tokens").write_text(f"made {len(found)}")
+
+    monkeypatch.setattr(stages, "STAGES", {"data": compute})
+    return found
+
+
+def test_what_is_finished_is_not_computed_again_before_dvc_has_it(stage: Stage, computed: list[Path]) -> None:
+    for _ in range(2):
+        stages.run("data", stage)
+        assert (stage.data / "tokens").read_text() == "made 1"
+        (stage.data / "tokens").unlink()
+    assert len(computed) == 1
+    assert not computed[0].exists()
+
+
+def test_what_is_finished_and_was_damaged_is_computed_again(stage: Stage, computed: list[Path]) -> None:
+    stages.run("data", stage)
+    (damaged,) = FINISHED.glob("*/tokens")
+    damaged.write_text("mad3 1")
+    stages.run("data", stage)
+    assert (stage.data / "tokens").read_text() == "made 2"
+
+
+@pytest.mark.parametrize(
+    "changed", ["components/data.py", "corpus/train.txt", "artifacts/tiny/before/x", "number", "base"]
+)
+def test_whatever_decides_a_stage_is_in_its_name(stage: Stage, computed: list[Path], changed: str) -> None:
+    stages.run("data", stage)
+    if changed == "number":
+        stage = replace(stage, numbers={"precision": "float32", "data": {"seed": 1}})
+    elif changed == "base":
+        stage = replace(stage, base=replace(stage.base, fingerprint="e" * 64))
+    else:
+        Path(changed).write_text("other")
+    stages.run("data", stage)
+    assert len(set(computed)) == 2
+
+
+def test_a_team_computes_straight_into_its_folder_where_none_waits_for_another(
+    stage: Stage, computed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    stages.run("data", stage)
+    assert (stage.data / "tokens").read_text() == "made 1"
+    assert not FINISHED.exists()

@@ -1,0 +1,87 @@
+"""Backups of deploy/, made and restored with its own commands: what was lost is pulled and verified again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures import deployment as running
+from fixtures.artifacts import FILES, write_artifact
+from fixtures.deployment import Deployment
+
+from registry.naming import package_model
+from registry.store import Store
+
+RESTORE = [sys.executable, str(running.DEPLOY / "backup" / "restore.py")]
+
+
+def test_a_backup_brings_everything_back_to_machines_that_have_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Deployment(tmp_path / "old")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "builder")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", old.given["MLFLOW_BUILDER_PASSWORD"])
+    model = package_model("tiny", "x86")
+    with contextlib.ExitStack() as stack:
+        lives = running.store_of_another_kind(old), running.databases(old), running.store(old)
+        place: dict[str, str] = running.together(stack, *lives)[0]
+        with running.mlflow(old):
+            made = write_artifact(tmp_path / "made", "tiny", "x86", dict(FILES))
+            Store(old.address("mlflow")).publish(tmp_path / "made", made, registered_model=model)
+        old.run("prefect", command=_psql("CREATE EXTENSION pg_trgm; CREATE TABLE run AS SELECT 7 AS number"))
+        assert not _is_backed_up(old)
+        first = json.loads(old.run("backup", command=_once(old)))
+        assert first["objects_copied"]["artifacts"] == len(FILES) + 1
+        again = json.loads(old.run("backup", command=[*_once(old), "--keep=1"]))
+        assert again["objects_copied"] == {"artifacts": 0, "dvc": 0}
+        assert _is_backed_up(old)
+        assert old.run("backup", command=[*RESTORE, "--list"]).split() == [again["stamp"]]
+
+        new = Deployment(tmp_path / "new", given=dict(old.given))
+        running.together(stack, running.databases(new), running.store(new))
+        assert "there is no whole backup 1999" in _refusal(new, [*RESTORE, "1999"])
+        done = json.loads(new.run("backup", command=[*RESTORE, "latest"], **place))
+        assert done["objects_copied"] == first["objects_copied"]
+        assert new.run("prefect", command=_psql("SELECT number FROM run")).strip() == "7"
+        with running.mlflow(new):
+            Store(new.address("mlflow")).pull(model, tmp_path / "pulled")
+        for name, content in FILES.items():
+            assert (tmp_path / "pulled" / name).read_bytes() == content
+
+        _damage(new, again["stamp"])
+        assert "mlflow.dump of" in _refusal(new, [*RESTORE, "latest"])
+        assert new.run("prefect", command=_psql("SELECT number FROM run")).strip() == "7"
+
+
+def _once(deployment: Deployment) -> list[str]:
+    """The compose file's own command, once."""
+    return [word for word in deployment.command("backup") if not word.startswith("--every-hours")]
+
+
+def _is_backed_up(deployment: Deployment) -> bool:
+    """As the compose file's health check asks."""
+    asked = running.compose()["services"]["backup"]["healthcheck"]["test"][-1]
+    command = [*_once(deployment)[:2], asked]
+    return subprocess.run(command, env=deployment.process_environment("backup"), check=False).returncode == 0
+
+
+def _refusal(deployment: Deployment, command: list[str]) -> str:
+    environment = deployment.process_environment("backup")
+    done: Any = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    return str(done.stderr)
+
+
+def _psql(statement: str) -> list[str]:
+    return ["psql", "--quiet", "--tuples-only", "--username=prefect", "--dbname=prefect", f"--command={statement}"]
+
+
+def _damage(deployment: Deployment, stamp: str) -> None:
+    source = f"import sys; sys.path.insert(0, {str(running.DEPLOY / 'backup')!r}); import stores\n"
+    source += f"client, bucket = stores.elsewhere(); client.put_object(Bucket=bucket, Key='dumps/{stamp}/mlflow.dump', Body=b'x')"
+    deployment.run("backup", command=[sys.executable, "-c", source])

@@ -1,0 +1,172 @@
+"""Deployments given to work pools of a real Prefect server, and run by a worker of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from fixtures.workspace import PROJECT, amoeba, make_workspace
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.lost_runs import end_lost_runs
+from flows.own_server import _running
+
+Deployed = dict[str, dict[str, Any]]
+DEPLOYED = ["arrive/main", "look/main", "onboard/main", "package/main", "explore/main", "check/main"]
+
+IMAGE = ("--image", "registry.example/edge:1.0")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("deploying") / "workspace")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server with a work pool of each kind, as Prefect itself describes them."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        with _running(home / "server.log") as address:
+            for kind, template in _templates(address).items():
+                pool = {"name": f"a-{kind}-pool", "type": kind, "base_job_template": template}
+                requests.post(f"{address}/work_pools/", json=pool, timeout=60).raise_for_status()
+            yield address
+
+
+def _templates(api: str) -> dict[str, Any]:
+    """The job template of each kind of worker, from the collection that comes with Prefect."""
+    asked = requests.get(f"{api}/collections/views/aggregate-worker-metadata", timeout=60).json()
+    kinds = {kind: facts for workers in asked.values() for kind, facts in workers.items()}
+    return {kind: kinds[kind]["default_base_job_configuration"] for kind in ("process", "docker", "kubernetes")}
+
+
+def deploy(workspace: Path, api: str, pool: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return amoeba(workspace, "deploy", "--pool", pool, "--json", *more, PREFECT_API_URL=api)
+
+
+def deployment(api: str, name: str) -> dict[str, Any]:
+    answer = requests.get(f"{api}/deployments/name/{name}", timeout=60)
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.fixture(scope="module")
+def deployed(workspace: Path, api: str) -> dict[str, dict[str, Any]]:
+    """What the server had of each deployment when it was given to each kind of pool, the process pool at last."""
+    found = {}
+    for kind, more in {"docker": IMAGE, "kubernetes": IMAGE, "process": ()}.items():
+        done = deploy(workspace, api, f"a-{kind}-pool", "--cron", "0 3 * * *", *more)
+        assert done.returncode == 0, done.stderr
+        found[kind] = {name: deployment(api, name) for name in json.loads(done.stdout)}
+    return found
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes", "process"])
+def test_a_pool_takes_every_deployment(deployed: Deployed, kind: str) -> None:
+    assert list(deployed[kind]) == DEPLOYED
+    for name, made in deployed[kind].items():
+        assert made["work_pool_name"] == f"a-{kind}-pool"
+        assert made["job_variables"].get("image") == (None if kind == "process" else IMAGE[1])
+        assert made["job_variables"]["env"]["MLFLOW_DISABLE_TELEMETRY"] == "true"
+        crons = [schedule["schedule"]["cron"] for schedule in made["schedules"]]
+        assert crons == (["0 3 * * *"] if name == "look/main" else [])
+    assert deployed[kind]["arrive/main"]["entrypoint"] == "flows.arriving.arrive"
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_prefect_holds_what_is_deployed_against_the_pool_s_job_template(
+    deployed: Deployed, api: str, kind: str
+) -> None:
+    made = deployed[kind]["arrive/main"]
+
+    def created(**changed: Any) -> int:
+        copy = {name: made[name] for name in ("flow_id", "entrypoint", "work_pool_name")}
+        copy |= {"name": f"copy-{kind}", "job_variables": {**made["job_variables"], **changed}}
+        return requests.post(f"{api}/deployments/", json=copy, timeout=60).status_code
+
+    assert created() == 201
+    assert created(image=["not", "a", "name"]) == 422
+    assert created(env="not a mapping") == 422
+
+
+def test_runs_that_ended_with_their_service_are_ended_and_no_others(deployed: Deployed, api: str) -> None:
+    identifier = deployment(api, "check/main")["id"]
+
+    def run(state: str) -> str:
+        asked = {"parameters": {"model": "m"}, "state": {"type": "SCHEDULED"}}
+        made = requests.post(f"{api}/deployments/{identifier}/create_flow_run", json=asked, timeout=60).json()["id"]
+        to = {"state": {"type": state}, "force": True}
+        requests.post(f"{api}/flow_runs/{made}/set_state", json=to, timeout=60).raise_for_status()
+        return str(made)
+
+    runs = {state: run(state) for state in ("RUNNING", "PENDING", "SCHEDULED", "COMPLETED")}
+    with temporary_settings({PREFECT_API_URL: api}):
+        assert end_lost_runs() == 2
+    ended = {
+        state: requests.get(f"{api}/flow_runs/{made}", timeout=60).json()["state_type"] for state, made in runs.items()
+    }
+    assert ended == {"RUNNING": "CRASHED", "PENDING": "CRASHED", "SCHEDULED": "SCHEDULED", "COMPLETED": "COMPLETED"}
+    requests.delete(f"{api}/flow_runs/{runs['SCHEDULED']}", timeout=60).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("pool", "more", "said"),
+    [
+        ("a-docker-pool", (), "--image names one that has this project installed"),
+        ("a-process-pool", ("--image", "registry.example/edge:1.0"), "runs no containers; leave --image out"),
+        ("nowhere", (), "no work pool is called 'nowhere'; `prefect work-pool create nowhere --type process`"),
+    ],
+)
+def test_what_a_pool_cannot_take_is_said(
+    workspace: Path, api: str, pool: str, more: tuple[str, ...], said: str
+) -> None:
+    refused = deploy(workspace, api, pool, *more)
+    assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+
+
+def test_without_a_server_there_is_no_pool(workspace: Path) -> None:
+    refused = amoeba(workspace, "deploy", "--pool", "builders")
+    assert (refused.returncode, "PREFECT_API_URL is not set" in refused.stderr) == (2, True)
+    for verb in (("deploy", "--pool", "builders"), ("serve",)):
+        refused = amoeba(workspace, *verb, PREFECT_API_URL="http://127.0.0.1:9/api")
+        assert (refused.returncode, "127.0.0.1:9/api does not answer" in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_worker_runs_a_deployment_in_its_own_workspace(
+    deployed: Deployed, workspace: Path, api: str, tmp_path: Path
+) -> None:
+    asked = {"parameters": {"source": "smollm2-135n", "profile": "tiny"}, "state": {"type": "SCHEDULED"}}
+    identifier = deployment(api, "arrive/main")["id"]
+    run = requests.post(f"{api}/deployments/{identifier}/create_flow_run", json=asked, timeout=60).json()
+    environment = {"PREFECT_API_URL": api, "AMOEBA_WORKSPACE": str(workspace), "PYTHONPATH": str(PROJECT)}
+    worked = subprocess.run(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "a-process-pool", "--run-once"],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ended = requests.get(f"{api}/flow_runs/{run['id']}", timeout=60).json()["state"]
+    assert (ended["type"], ended["name"]) == ("FAILED", "Refused"), worked.stderr
+    assert "no base is called 'smollm2-135n'; did you mean smollm2-135m?" in ended["message"]
+
+
+def test_runs_that_a_worker_lost_are_ended_by_the_server_and_asked_for_once(deployed: Deployed, api: str) -> None:
+    found = requests.post(f"{api}/automations/filter", json={}, timeout=60).json()
+    (ours,) = [one for one in found if one["name"] == "amoeba: runs that were lost"]
+    assert (ours["enabled"], ours["trigger"]["posture"], ours["trigger"]["within"]) == (True, "Proactive", 600)
+    assert ours["actions"][0]["state"] == "CRASHED"
+    arrivals = [one for one in found if "amoeba.base.arrived" in str(one["trigger"])]
+    assert len(arrivals) == 1

@@ -1,0 +1,98 @@
+"""What a killed DVC left is mended before the next one starts; what a living one uses is left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zc.lockfile
+
+from flows import dvc_alone
+
+WHOLE = "schema: '2.0'\nstages:\n  data@tiny:\n    cmd: python\n    outs:\n    - path: data\n      md5: 0a.dir\n"
+MORE = WHOLE + "  selection@tiny:\n    cmd: python\n    outs:\n    - path: selection\n      md5: 0b.dir\n"
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Path:
+    """Where DVC notes which process uses which path."""
+    path = tmp_path / ".dvc" / "tmp" / "rwlock"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def living() -> Iterator[int]:
+    """A process that looks like DVC."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", "dvc"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def mend(root: Path) -> None:
+    dvc_alone.mend(root, root / ".amoeba")
+
+
+@pytest.mark.parametrize("cut_to", [0, 25, 40, 60, 80, len(WHOLE) - 1, len(WHOLE) + 20])
+def test_a_lock_file_that_was_cut_short_comes_back_as_it_was_last_whole(tmp_path: Path, cut_to: int) -> None:
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(WHOLE)
+    mend(tmp_path)
+    lock.write_text(MORE[:cut_to])
+    assert set(dvc_alone.stages(tmp_path, tmp_path / ".amoeba")) == {"data@tiny"}
+    mend(tmp_path)
+    assert lock.read_text() == WHOLE
+
+
+def test_a_lock_file_that_was_never_whole_goes(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text(WHOLE[:40])
+    mend(tmp_path)
+    assert not (tmp_path / "dvc.lock").exists()
+
+
+def test_an_older_lock_file_that_is_whole_stays(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    for text in (MORE, WHOLE):
+        lock.write_text(text)
+        mend(tmp_path)
+        assert lock.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"write": {"artifacts/tiny/data": {"pid": ',
+        json.dumps({"write": {"a": {"pid": 2**22 + 1, "cmd": "dvc repro"}}, "read": {}}),
+        json.dumps({"write": {}, "read": {"a": [{"pid": 1, "cmd": "dvc repro"}]}}),
+    ],
+    ids=["empty", "cut short", "a process that is gone", "a number that is another process's now"],
+)
+def test_what_a_killed_dvc_noted_that_it_uses_goes(tmp_path: Path, busy: Path, content: str) -> None:
+    busy.write_text(content)
+    mend(tmp_path)
+    assert not busy.exists()
+
+
+def test_what_a_living_dvc_uses_stays(tmp_path: Path, busy: Path, living: int) -> None:
+    busy.write_text(json.dumps({"write": {}, "read": {"a": [{"pid": living, "cmd": "dvc repro"}]}}))
+    mend(tmp_path)
+    assert busy.exists()
+
+
+def test_what_was_half_copied_goes_unless_another_dvc_is_at_work(tmp_path: Path, busy: Path) -> None:
+    half, whole = (tmp_path / ".dvc" / "cache" / "files" / "md5" / "0a" / name for name in (".abc.tmp", "1b"))
+    half.parent.mkdir(parents=True)
+    half.write_text("ha")
+    whole.write_text("whole")
+    lock = zc.lockfile.LockFile(str(busy.parent / "lock"))
+    mend(tmp_path)
+    assert half.exists()
+    lock.close()
+    mend(tmp_path)
+    assert [path.name for path in half.parent.iterdir()] == ["1b"]

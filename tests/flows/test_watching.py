@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import huggingface_hub
+import pytest
+import yaml
+from prefect.client.schemas import FlowRun
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running, Scheduled, State
+
+from flows import bases, serving, watched
+from flows.arrivals import Arrival, SourceError, Watch, arrivals
+from flows.bases import UnknownNameError
+from flows.serving import Watcher
+from flows.watched import Watched
+
+HUB, REGISTERED = Watched("org/name", "tiny"), Watched("mlflow:our-base", "tiny")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, content in {"dvc.yaml": "", "params.yaml": "profiles: {tiny: {}}\n", "bases.yaml": "bases: {}\n"}.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(bases.settings(), "workspace", tmp_path)
+    return tmp_path
+
+
+def test_a_source_that_is_added_is_watched_until_it_is_removed(workspace: Path) -> None:
+    watched.add("org/name", "tiny")
+    watched.add("mlflow:our-base", "tiny", ("x86_avx512",))
+    assert watched.watched() == (HUB, Watched("mlflow:our-base", "tiny", ("x86_avx512",)))
+    watched.add("org/name", "tiny", ("x86_avx2",))
+    assert [one.source for one in watched.watched()] == ["mlflow:our-base", "org/name"]
+    watched.remove("mlflow:our-base")
+    assert [one.targets for one in watched.watched()] == [("x86_avx2",)]
+
+
+def test_adding_a_source_leaves_what_is_onboarded_alone(workspace: Path) -> None:
+    known = {"m": {"source": "m", "fingerprint": "ab" * 32, "profile": "tiny"}}
+    (workspace / "bases.yaml").write_text(yaml.safe_dump({"bases": known}))
+    watched.add("org/name", "tiny")
+    assert bases.declared("m").fingerprint == "ab" * 32
+    assert yaml.safe_load((workspace / "bases.yaml").read_text())["bases"] == known
+
+
+def test_what_cannot_be_is_not_watched(workspace: Path) -> None:
+    with pytest.raises(UnknownNameError, match="no profile is called 'tony'; did you mean tiny"):
+        watched.add("org/name", "tony")
+    with pytest.raises(Exception, match="did you mean x86_avx512"):
+        watched.add("org/name", "tiny", ("x86_avx51",))
+    with pytest.raises(UnknownNameError, match="'org/name' is not watched; nothing is"):
+        watched.remove("org/name")
+    assert watched.watched() == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "model"),
+    [
+        ("mlflow:our-base", "registered", "our-base"),
+        ("org/name", "hub", None),
+        ("/srv/models", "folder", None),
+    ],
+)
+def test_a_source_says_what_kind_it_is(source: str, kind: str, model: str | None) -> None:
+    one = Watched(source, "tiny")
+    assert (one.kind, one.registered_model) == (kind, model)
+
+
+@pytest.mark.parametrize("source", ["smollm2-135m", "./not/there", "mlflow:a:b", "mlflow:a' or 1", "org/name@main", ""])
+def test_what_has_no_revisions_to_come_cannot_be_watched(source: str) -> None:
+    with pytest.raises(UnknownNameError, match="cannot be watched: a hub id org/name, mlflow:NAME, or a folder"):
+        Watched(source, "tiny")
+
+
+def test_a_folder_is_watched_by_its_whole_path(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workspace / "drop" / "here").mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    assert watched.add("drop/here", "tiny").source == str(workspace / "drop" / "here")
+    (workspace / "drop" / "here").rmdir()
+    watched.remove("drop/here")
+    assert watched.watched() == ()
+
+
+def _model(folder: Path, content: str = "{}") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(content)
+    return folder
+
+
+def test_every_model_that_is_put_into_a_folder_arrives_and_nothing_else(tmp_path: Path) -> None:
+    _model(tmp_path / "one")
+    _model(tmp_path / "two")
+    _model(tmp_path / ".hidden")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no model")
+    found = arrivals(Watched(str(tmp_path), "tiny"))
+    assert [Path(one.source).name for one in found] == ["one", "two"]
+    assert [Path(one.source).name for one in arrivals(Watched(str(tmp_path / "two"), "tiny"))] == ["two"]
+
+
+def test_a_file_that_is_added_grown_or_rewritten_is_another_revision(tmp_path: Path) -> None:
+    model = _model(tmp_path / "one")
+
+    def revision() -> str:
+        (found,) = arrivals(Watched(str(tmp_path), "tiny"))
+        return found.revision
+
+    seen = {revision()}
+    (model / "model.safetensors").write_bytes(b"a")
+    seen.add(revision())
+    (model / "model.safetensors").write_bytes(b"ab")
+    seen.add(revision())
+    (model / "model.safetensors").write_bytes(b"cd")
+    os.utime(model / "model.safetensors", ns=(1, 1))
+    seen.add(revision())
+    assert len(seen) == 4
+    assert revision() in seen
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is no folder; make it, or"):
+        arrivals(Watched(str(tmp_path / "gone"), "tiny"))
+
+
+def test_a_hub_repository_arrives_at_the_commit_that_it_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hub:
+        commits: ClassVar[dict[str, str]] = {"org/name": "c0ffee"}
+
+        def model_info(self, repository: str, timeout: float) -> Any:
+            if repository not in self.commits:
+                raise ConnectionError("no route\nto the hub")
+            return SimpleNamespace(sha=self.commits[repository])
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    (found,) = arrivals(HUB)
+    assert (found.source, found.revision) == ("org/name@c0ffee", "c0ffee")
+    with pytest.raises(SourceError, match=r"^org/other: the hub does not answer \(no route\)$"):
+        arrivals(Watched("org/other", "tiny"))
+
+
+def test_a_key_is_of_the_revision_and_of_how_it_is_onboarded() -> None:
+    one = Arrival("org/name@1", "1", HUB)
+    assert one.key == Arrival("org/name@1", "1", Watched("org/name", "tiny")).key
+    others = [Arrival("org/name@2", "2", HUB), Arrival("org/name@1", "1", Watched("org/name", "full"))]
+    others.append(Arrival("org/name@1", "1", Watched("org/name", "tiny", ("x86_avx2",))))
+    assert len({one.key, *(other.key for other in others)}) == 4
+
+
+class _Sources:
+    """What each source is at the next look: a revision, or trouble."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, str | Exception] = {}
+
+    def look(self, one: Watched) -> tuple[Arrival, ...]:
+        revision = self.now[one.source]
+        if isinstance(revision, Exception):
+            raise revision
+        return (Arrival(f"{one.source}@{revision}", revision, one),)
+
+
+def test_trouble_with_one_source_stops_no_other() -> None:
+    sources, said = _Sources(), list[str]()
+    watch = Watch(sources.look)
+    sources.now = {"org/name": "1", "mlflow:our-base": SourceError("the registry does not answer")}
+
+    def found() -> list[str]:
+        return [one.revision for one in watch.whole((REGISTERED, HUB), said.append)]
+
+    assert found() == ["1"]
+    assert said == ["the registry does not answer"]
+    sources.now["mlflow:our-base"] = "7"
+    assert found() == ["7", "1"]
+
+
+def test_a_folder_is_whole_when_two_looks_saw_the_same(tmp_path: Path) -> None:
+    dropped = Watched(str(tmp_path), "tiny")
+    watch, said = Watch(), list[str]()
+
+    def whole() -> int:
+        return len(watch.whole((dropped,), said.append))
+
+    model = _model(tmp_path / "one")
+    assert whole() == 0
+    (model / "model.safetensors").write_bytes(b"half")
+    assert whole() == 0
+    assert whole() == 1
+    (model / "model.safetensors").write_bytes(b"another")
+    assert whole() == 0
+    assert whole() == 1
+    assert said == []
+
+
+class _Begun:
+    """Notes what is begun; nothing is left to start once it was, unless there is trouble."""
+
+    def __init__(self) -> None:
+        self.sources: list[str] = []
+        self.trouble: list[Exception] = []
+        self.settles = True
+
+    def __call__(self, arrival: Arrival) -> bool:
+        if self.trouble:
+            raise self.trouble.pop()
+        self.sources.append(arrival.source)
+        return self.settles
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> _Sources:
+    made = _Sources()
+    made.now = {"org/name": "1"}
+    monkeypatch.setattr(serving, "watched", lambda: (HUB,))
+    return made
+
+
+def test_a_revision_that_came_back_is_not_begun_again(sources: _Sources) -> None:
+    begun = _Begun()
+    watcher = Watcher(None, begun, Watch(sources.look))
+    for revision in ("1", "1", "2", "1", "2"):
+        sources.now["org/name"] = revision
+        watcher.look()
+    assert begun.sources == ["org/name@1", "org/name@2"]
+
+
+def test_what_cannot_be_started_now_is_started_at_a_later_look(
+    sources: _Sources, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = _Begun()
+    begun.trouble = [RuntimeError("no server")]
+    watcher = Watcher(None, begun, Watch(sources.look))
+    watcher.look()
+    assert begun.sources == []
+    assert "org/name@1 cannot be started now: no server" in capsys.readouterr().err
+    watcher.look()
+    watcher.look()
+    assert begun.sources == ["org/name@1"]
+
+
+def test_what_is_begun_and_not_at_its_end_is_asked_after_at_the_next_look(sources: _Sources) -> None:
+    begun = _Begun()
+    begun.settles = False
+    watcher = Watcher(None, begun, Watch(sources.look))
+    watcher.look()
+    begun.settles = True
+    watcher.look()
+    watcher.look()
+    assert begun.sources == ["org/name@1"] * 2
+
+
+def test_a_watcher_that_is_woken_looks_at_once_and_outlives_trouble(
+    sources: _Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = queue.Queue[int]()
+
+    def unreadable() -> tuple[Watched, ...]:
+        looks.put(1)
+        raise ValueError("somebody edits bases.yaml")
+
+    monkeypatch.setattr(serving, "watched", unreadable)
+    watcher = Watcher(None, _Begun(), Watch(sources.look))
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    for _ in range(3):
+        looks.get(timeout=60)
+        watcher.wake()
+    watcher.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+class _Prefect:
+    """One run a try, however often it is asked for, as Prefect's idempotency keys have it."""
+
+    def __init__(self) -> None:
+        self.runs: dict[int, FlowRun] = {}
+
+    def __call__(self, arrival: Arrival, attempt: int) -> FlowRun:
+        new = FlowRun(flow_id=uuid4(), state=Scheduled())
+        return self.runs.setdefault(attempt, new)
+
+    def end(self, attempt: int, state: State[Any]) -> None:
+        self.runs[attempt].state = state
+
+
+def _start(prefect: _Prefect) -> bool:
+    return serving.start(Arrival("org/name@1", "1", HUB), prefect)
+
+
+@pytest.mark.parametrize("state", [Completed(), Cancelled(), Failed(name=serving.REFUSED)])
+def test_a_run_that_another_try_would_not_help_is_not_tried_again(state: State[Any]) -> None:
+    prefect = _Prefect()
+    assert not _start(prefect)
+    prefect.end(0, Running())
+    assert not _start(prefect)
+    prefect.end(0, state)
+    assert _start(prefect)
+    assert list(prefect.runs) == [0]
+
+
+@pytest.mark.parametrize("state", [Failed(), Crashed()])
+def test_a_run_that_failed_or_was_lost_is_tried_again_and_not_for_ever(
+    state: State[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefect = _Prefect()
+    for attempt in range(3):
+        assert not _start(prefect)
+        assert not _start(prefect)
+        assert list(prefect.runs) == list(range(attempt + 1))
+        prefect.end(attempt, state)
+    assert _start(prefect)
+    assert len(prefect.runs) == 3
+    assert "org/name@1: 3 tries failed" in capsys.readouterr().err
