@@ -11,11 +11,10 @@ from typing import Any
 
 from components.evaluate import asking_order
 from components.gate import Evidence
-from components.waiting import alone
 from flows.bases import Declared
 from flows.data import revision
 from flows.settings import settings
-from flows.work import key_of, run_apart
+from flows.work import key_of, run_apart, undisturbed
 from registry.manifest import Manifest
 from registry.store import Store, Version
 
@@ -112,7 +111,7 @@ def runs_in_turns(target: str, folders: Sequence[Path], rounds: int, numbers: Ma
     """Each package's runs, one a round, while nothing else is measured in this workspace."""
     packages = [part for folder in folders for part in ("--package", str(folder))]
     options = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    with alone(settings().cache / "measuring.lock", "something else is being measured"):
+    with undisturbed():
         return _apart(
             ["turns", target, *packages, "--rounds", str(rounds), *options],
             f"timing {target}: {rounds} rounds in turns",

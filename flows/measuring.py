@@ -13,7 +13,6 @@ from typing import Any
 import edge_targets
 from components.frontier import Point
 from components.kept import keep, kept
-from components.waiting import alone
 from edge_targets._device import facts
 from edge_targets._device.bench import host
 from flows.bases import Declared, parameters
@@ -21,7 +20,7 @@ from flows.choosing import Choice, verification
 from flows.data import revision
 from flows.packaging import build_key, checkpoint_for, package_for, package_key
 from flows.settings import settings
-from flows.work import key_of, run_apart
+from flows.work import key_of, run_apart, undisturbed
 
 _FLOAT_ARGUMENTS = 2
 """Of a measurement beside its float subnet: the option and the checkpoint's folder."""
@@ -100,7 +99,7 @@ def measurement(base: Declared, target: str, package: Path, key: str, arguments:
 
 def _once(place: Path, arguments: Sequence[str], what: str) -> dict[str, Any]:
     """What is kept at `place`, or what these arguments of `edge_targets` give, one at a time so that nothing disturbs the clock."""
-    with alone(settings().cache / "measuring.lock", "something else is being measured"):
+    with undisturbed():
         figures: dict[str, Any] | None = kept(place)
         if figures is None:
             out = place.with_suffix(".fresh")

@@ -37,7 +37,7 @@ def prefect_server() -> Iterator[bool]:
     home = settings().home / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(home / "serve.lock", timeout=0), _running(home / "server.log") as address:
+        with FileLock(home / "serve.lock", timeout=0), running(home / "server.log") as address:
             os.environ["PREFECT_API_URL"] = address
             yield True
     except Timeout:
@@ -59,7 +59,8 @@ def given_server() -> str:
 
 
 @contextlib.contextmanager
-def _running(log: Path) -> Iterator[str]:
+def running(log: Path) -> Iterator[str]:
+    """A new server, its output in `log`; its address. Raises ServiceError."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

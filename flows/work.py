@@ -6,11 +6,14 @@ import hashlib
 import json
 import sys
 from collections import deque
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from components import messages
 from components.progress import say
+from components.waiting import alone
+from flows.settings import settings
 from flows.workers import HungError, run
 
 
@@ -49,6 +52,11 @@ def run_apart(arguments: list[str], what: str, python: str | Path = sys.executab
     if status != 0:
         reason = next((line.removeprefix("error: ") for line in reversed(kept) if line.startswith("error: ")), None)
         raise JobError(f"{what} failed: {reason or ' / '.join(list(kept)[-3:]) or f'exit {status}'}")
+
+
+def undisturbed() -> AbstractContextManager[None]:
+    """Held while times are taken, so that nothing else of this workspace that takes some disturbs the clock; who waits says so."""
+    return alone(settings().cache / "measuring.lock", "something else is being measured")
 
 
 def key_of(facts: dict[str, Any]) -> str:

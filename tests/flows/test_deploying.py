@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import requests
+from fixtures.service import prefect_server
 from fixtures.workspace import PROJECT, amoeba, make_workspace
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.lost_runs import end_lost_runs
-from flows.own_server import _running
 
 Deployed = dict[str, dict[str, Any]]
 DEPLOYED = ["arrive/main", "look/main", "onboard/main", "package/main", "explore/main", "check/main"]
@@ -32,15 +32,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server with a work pool of each kind, as Prefect itself describes them."""
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.delenv("PREFECT_API_URL", raising=False)
-        with _running(home / "server.log") as address:
-            for kind, template in _templates(address).items():
-                pool = {"name": f"a-{kind}-pool", "type": kind, "base_job_template": template}
-                requests.post(f"{address}/work_pools/", json=pool, timeout=60).raise_for_status()
-            yield address
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
+        for kind, template in _templates(address).items():
+            pool = {"name": f"a-{kind}-pool", "type": kind, "base_job_template": template}
+            requests.post(f"{address}/work_pools/", json=pool, timeout=60).raise_for_status()
+        yield address
 
 
 def _templates(api: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from fixtures.collector import Collector, collecting
+from fixtures.service import prefect_server
 from fixtures.services import free_port
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT, amoeba, make_workspace
@@ -24,7 +25,6 @@ from components import messages
 from components.base import Base
 from components.progress import progress, say
 from flows import metrics, onboarding_run, traces, tracking, workers
-from flows.own_server import _running
 from flows.receiving import application
 from flows.settings import Settings
 from flows.traces import TracesError
@@ -240,11 +240,8 @@ def test_buckets_cumulate_as_prometheus_reads_them(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        with _running(home / "server.log") as address:
-            yield address
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
+        yield address
 
 
 def run_observed(name: str, api: str, workspace: Path, runner: str = "threads") -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fixtures.fan_out import Killing, builders, builds, package
+from fixtures.service import prefect_server
 from fixtures.tiny import make_model, write_base
 from prefect import flow, task
 from prefect.context import refresh_global_settings_context
@@ -16,7 +17,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import settings
 from flows.own_ray import RayError
-from flows.own_server import _running
 from flows.runners import outcome_of, task_runner
 
 RUNNERS = ("threads", "processes", "dask", "ray")
@@ -33,14 +33,11 @@ def job(number: int) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        with _running(home / "server.log") as address:
-            patch.setenv("PREFECT_API_URL", address)
-            with temporary_settings({PREFECT_API_URL: address}):
-                refresh_global_settings_context()  # for Prefect's own threads
-                yield address
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", address)
+        with temporary_settings({PREFECT_API_URL: address}):
+            refresh_global_settings_context()  # for Prefect's own threads
+            yield address
     refresh_global_settings_context()
 
 
