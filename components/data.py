@@ -14,7 +14,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from components import tasks
-from components.contamination import Contamination, Measured
+from components.contamination import RUN_TOKENS, Contamination, Measured
 from components.evaluate import Question
 from components.pinned import PinnedPackage
+from components.tasks import Item
 
 Encode = Callable[[str], list[int]]
 FACTS_FILE = "data.json"
+_EVALUATION_FILE, _SELECTION_FILE = "questions.json", "selection_questions.json"
 TASKS_FOLDER = "tasks"
 """Of the folder `corpus`: a user's own task files."""
 _MOST_BYTES = 50_000_000
@@ -57,6 +59,8 @@ class DataSettings:
     questions: dict[str, int]
     """How many of each task: the first, or all there are."""
     seed: int
+    selection_questions: dict[str, int] = field(default_factory=dict)
+    """How many more of each task, for `selection.metric: choice_error`; none of them is measured on."""
 
     def __post_init__(self) -> None:
         if self.corpus not in ("pinned", "own"):
@@ -74,9 +78,10 @@ class Corpus:
     train: tuple[str, ...]
     evaluation: tuple[str, ...]
     prompts: tuple[str, ...]
-    questions: tuple[tasks.Item, ...]
+    questions: tuple[Item, ...]
     tasks: Mapping[str, Mapping[str, Any]]
     """Of each task its provenance and licence."""
+    selection_questions: tuple[Item, ...] = ()
 
 
 def own_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
@@ -90,33 +95,31 @@ def own_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; corpus: own reads train, evaluation, prompts and questions")
         lines[name] = [line for line in (folder / name).read_text().splitlines() if line.strip()]
-    own: dict[str, list[tasks.Item]] = {}
+    own: dict[str, list[Item]] = {}
     for number, line in enumerate(lines["questions.jsonl"], 1):
         try:
             given = json.loads(line)
-            item = tasks.Item(given["task"], given["context"], tuple(given["choices"]), given["gold"])
+            item = Item(given["task"], given["context"], tuple(given["choices"]), given["gold"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{folder / 'questions.jsonl'}, line {number}: wanted task, context, choices and gold, not {error}"
             ) from error
         own.setdefault(item.task, []).append(item)
-    filed = tasks.find([task for task in settings.questions if task not in own], folder / TASKS_FOLDER)
-    picked = [
-        item
-        for task, count in settings.questions.items()
-        for item in (own[task][:count] if task in own else filed[task].items(cache, count))
-    ]
+    filed = tasks.find([task for task in _tasks(settings) if task not in own], folder / TASKS_FOLDER)
+    measured, chosen = _asked(
+        settings, lambda task, count: own[task][:count] if task in own else filed[task].items(cache, count)
+    )
     known = {
         task: filed[task].facts if task in filed else {"file": "questions.jsonl", "licence": "its owner's"}
         for task in settings.questions
     }
     train, evaluation, prompts = (tuple(lines[name]) for name in ("train.txt", "evaluation.txt", "prompts.txt"))
-    return Corpus(train, evaluation, prompts, tuple(picked), known)
+    return Corpus(train, evaluation, prompts, measured, known, chosen)
 
 
 def pinned_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
     """Read the pinned packages; task files in the user's own `folder` go first. Raises UnavailableError, ValueError."""
-    asked_for = tasks.find(settings.questions, folder / TASKS_FOLDER)
+    filed = tasks.find(_tasks(settings), folder / TASKS_FOLDER)
     wiki = ENCYCLOPEDIA.read(cache, "exllamav3/conversion/standard_cal_data/wiki.utf8", _MOST_BYTES).decode()
     documents = [text.strip() for text in re.findall(r"<doc [^>]*>\n(.*?)</doc>", wiki, re.DOTALL)]
     documents = [text for text in documents if len(text) > 500]
@@ -124,10 +127,32 @@ def pinned_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
     rows = [json.loads(line) for line in _passages(cache)]
     passages = dict.fromkeys(row["passage"].split(" -- ", 1)[-1] for row in rows)
     learned = [text for text in documents if text not in set(kept_out)] + [text for text in passages if len(text) > 300]
-    asked = dict.fromkeys(row["question"].strip().capitalize() + "?" for row in rows)
-    picked = [item for task, count in settings.questions.items() for item in asked_for[task].items(cache, count)]
-    known = {name: task.facts for name, task in asked_for.items()}
-    return Corpus(tuple(learned), tuple(kept_out), tuple(asked), tuple(picked), known)
+    prompts = dict.fromkeys(row["question"].strip().capitalize() + "?" for row in rows)
+    measured, chosen = _asked(settings, lambda task, count: filed[task].items(cache, count))
+    known = {task: filed[task].facts for task in settings.questions}
+    return Corpus(tuple(learned), tuple(kept_out), tuple(prompts), measured, known, chosen)
+
+
+def _tasks(settings: DataSettings) -> list[str]:
+    return list(dict.fromkeys([*settings.questions, *settings.selection_questions]))
+
+
+def _asked(
+    settings: DataSettings, first: Callable[[str, int], list[Item]]
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """The questions that are measured on, and those after them that shapes may be chosen by."""
+    measured, chosen = [], []
+    for task in _tasks(settings):
+        count, more = settings.questions.get(task, 0), settings.selection_questions.get(task, 0)
+        items = first(task, count + more)
+        if more and len(items) <= count:
+            raise ValueError(
+                f"task {task} has {len(items)} questions, and data.questions measures on {count} of them: none is left for "
+                "data.selection_questions; lower the first in params.yaml, or name another task"
+            )
+        measured += items[:count]
+        chosen += items[count:]
+    return tuple(measured), tuple(chosen)
 
 
 def _passages(cache: Path) -> Iterator[bytes]:
@@ -145,12 +170,16 @@ class Data:
     evaluation_WT: NDArray[np.int32]
     """Read by nothing before the published quality is measured."""
     questions: tuple[Question, ...]
+    selection_questions: tuple[Question, ...] = ()
+    """Not measured on; what shapes may be chosen by."""
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         learning = {"calibration": self.calibration_WT, "validation": self.validation_WT, "train": self.train_WT}
         save_file(learning, folder / "learning.safetensors")
         save_evaluation(folder, self.evaluation_WT, self.questions)
+        if self.selection_questions:
+            _save_questions(folder / _SELECTION_FILE, self.selection_questions)
         (folder / FACTS_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
     def spread(self, windows: int) -> NDArray[np.int32]:
@@ -163,18 +192,34 @@ class Data:
     def load(cls, folder: Path) -> Data:
         learning = load_file(folder / "learning.safetensors")
         evaluation_WT, questions = load_evaluation(folder)
-        return cls(learning["calibration"], learning["validation"], learning["train"], evaluation_WT, questions)
+        chosen = folder / _SELECTION_FILE
+        selection_questions = _load_questions(chosen) if chosen.is_file() else ()
+        return cls(
+            learning["calibration"],
+            learning["validation"],
+            learning["train"],
+            evaluation_WT,
+            questions,
+            selection_questions,
+        )
 
 
 def save_evaluation(folder: Path, evaluation_WT: NDArray[np.int32], questions: Sequence[Question]) -> None:
     save_file({"evaluation": evaluation_WT}, folder / "evaluation.safetensors")
-    (folder / "questions.json").write_text(json.dumps([vars(question) for question in questions]) + "\n")
+    _save_questions(folder / _EVALUATION_FILE, questions)
 
 
 def load_evaluation(folder: Path) -> tuple[NDArray[np.int32], tuple[Question, ...]]:
     """Only what a measurement needs: windows [W, T] and questions."""
-    items = json.loads((folder / "questions.json").read_text())
-    questions = tuple(
+    return load_file(folder / "evaluation.safetensors")["evaluation"], _load_questions(folder / _EVALUATION_FILE)
+
+
+def _save_questions(file: Path, questions: Sequence[Question]) -> None:
+    file.write_text(json.dumps([vars(question) for question in questions]) + "\n")
+
+
+def _load_questions(file: Path) -> tuple[Question, ...]:
+    return tuple(
         Question(
             item["task"],
             tuple(item["context"]),
@@ -182,9 +227,8 @@ def load_evaluation(folder: Path) -> tuple[NDArray[np.int32], tuple[Question, ..
             tuple(item["lengths"]),
             item["gold"],
         )
-        for item in items
+        for item in json.loads(file.read_text())
     )
-    return load_file(folder / "evaluation.safetensors")["evaluation"], questions
 
 
 def evaluation_facts(folder: Path) -> dict[str, Any]:
@@ -205,6 +249,13 @@ def tokenize(
     evaluation_WT = _windows(map(encode, corpus.evaluation), length, settings.evaluation_windows, end, "evaluation")
     questions = tuple(question_of(item, encode) for item in corpus.questions)
     measured = Measured(evaluation_WT.tolist(), questions, end)
+    chosen = [question_of(item, encode) for item in corpus.selection_questions]
+    chosen = [one for one in chosen if not measured.held_by([*one.context, *choice] for choice in one.choices)]
+    if corpus.selection_questions and not chosen:
+        raise ValueError(
+            f"each of the {len(corpus.selection_questions)} questions for selection has {RUN_TOKENS} tokens in a row of what "
+            "is measured on; name another task in data.selection_questions of params.yaml"
+        )
     order = list(corpus.train)
     random.Random(settings.seed).shuffle(order)
     left_out: list[bool] = []
@@ -221,7 +272,7 @@ def tokenize(
     calibration_WT, validation_WT, train_WT = np.split(prose_WT, [settings.calibration_windows, untrained])
     if chat:
         train_WT = np.concatenate([train_WT, np.stack(chat)])
-    made = Data(calibration_WT, validation_WT, train_WT, evaluation_WT, questions)
+    made = Data(calibration_WT, validation_WT, train_WT, evaluation_WT, questions, tuple(chosen))
     held = measured.held_by(
         row for learned_WT in (calibration_WT, validation_WT, train_WT) for row in learned_WT.tolist()
     )
@@ -231,7 +282,7 @@ def tokenize(
     return made, contamination
 
 
-def question_of(item: tasks.Item, encode: Encode) -> Question:
+def question_of(item: Item, encode: Encode) -> Question:
     choices = tuple(tuple(encode(" " + choice)) for choice in item.choices)
     lengths = tuple(len(choice) for choice in item.choices)
     return Question(item.task, tuple(encode(item.context)), choices, lengths, item.gold)

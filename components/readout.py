@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from components.evaluate import Question
 
-MetricName = Literal["kl", "soft_cross_entropy", "cross_entropy"]
+TextMetric = Literal["kl", "soft_cross_entropy", "cross_entropy"]
+MetricName = Literal[TextMetric, "choice_error"]
 
 
 class Readout(Protocol):
@@ -128,8 +129,23 @@ class ChoiceError:
         return torch.tensor(wrong)
 
 
-READOUTS: dict[MetricName, Callable[[Tensor, int], Readout]] = {
+READOUTS: dict[TextMetric, Callable[[Tensor, int], Readout]] = {
     "kl": Divergence,
     "soft_cross_entropy": lambda tokens_BT, stride: Divergence(tokens_BT, stride, with_entropy=True),
     "cross_entropy": CrossEntropy,
 }
+
+
+def readout_of(
+    metric: MetricName, calibration_BT: Tensor, stride: int, questions: Sequence[Question]
+) -> tuple[Readout, Tensor]:
+    """The readout and the sequences that it reads [B, T]; raises ValueError where it needs questions and there are none."""
+    if metric != "choice_error":
+        return READOUTS[metric](calibration_BT, stride), calibration_BT
+    if not questions:
+        raise ValueError(
+            "selection.metric: choice_error needs questions that nothing is measured on; name a task and a number in "
+            "data.selection_questions of params.yaml"
+        )
+    of_questions = ChoiceError(questions)
+    return of_questions, of_questions.tokens_BT

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,9 +18,10 @@ from transformers import PreTrainedModel
 
 from components import depth, family
 from components.blocks import AnyBudget, BlockScores, score_blocks
+from components.evaluate import Question
 from components.knapsack import Knapsack, Option
 from components.prefix import ShapeMetric
-from components.readout import READOUTS, MetricName
+from components.readout import MetricName, readout_of
 from components.shape import GONE, AnyShape, LayerShape, MixedShape, parse_shape
 from components.width import Metric as WidthMetric
 from components.width import WidthScores, permute_neurons, score_widths
@@ -47,8 +48,8 @@ class SelectionSettings:
     """Swaps tried on the true metric to repair each mixed shape."""
 
     def __post_init__(self) -> None:
-        if self.metric not in READOUTS:
-            raise ValueError(f"selection.metric is one of {', '.join(READOUTS)}, got {self.metric!r}")
+        if self.metric not in get_args(MetricName):
+            raise ValueError(f"selection.metric is one of {', '.join(get_args(MetricName))}, got {self.metric!r}")
         if self.width_windows < 0:
             raise ValueError(f"selection.width_windows must be 0 or more, got {self.width_windows}")
         if not all(1 <= percent < 100 for percent in self.budgets_percent):
@@ -173,10 +174,12 @@ def select(
     memory: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     width_text_WT: Tensor | None = None,
+    questions: Sequence[Question] = (),
 ) -> Selection:
     """Score widths, permute `model`'s neurons by them, score every block, and choose depths and mixed shapes.
 
-    Widths are scored on `width_text_WT` where it is given, all else on the calibration text.
+    Widths are scored on `width_text_WT` where it is given, all else on the calibration text, or on `questions` where the metric
+    is of questions.
     `memory` is a file of metrics already known, so that a killed selection goes on; it must belong to these inputs.
     """
     layers = len(family.decoder_layers(model))
@@ -193,8 +196,8 @@ def select(
         model, width_text_WT.split(1), settings.width_metric, partial(progress, "what neurons are worth")
     )
     permute_neurons(model, widths.neuron_order_LF)
-    readout = READOUTS[settings.metric](calibration_BT, settings.position_stride)
-    metric = ShapeMetric(model, calibration_BT, readout, settings.neuron_multiple, memory)
+    readout, read_BT = readout_of(settings.metric, calibration_BT, settings.position_stride, questions)
+    metric = ShapeMetric(model, read_BT, readout, settings.neuron_multiple, memory)
     blocks = score_blocks(metric, partial(progress, "one-block scores"))
     metric.save()
     choices = _depths(metric, blocks, settings, progress)

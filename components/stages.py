@@ -115,6 +115,7 @@ def data(stage: Stage) -> None:
             for task, facts in corpus.tasks.items()
         },
         "contamination": contamination.facts,
+        **({"selection_questions": len(made.selection_questions)} if made.selection_questions else {}),
     }
     made.save(stage.data, facts)
 
@@ -132,7 +133,9 @@ def selection(stage: Stage) -> None:
     width_text_WT = torch.from_numpy(made.train_WT).long()[: settings.width_windows] if settings.width_windows else None
     model = _on_device(stage)
     memory = stage.memory / "metrics.json"
-    chosen = select(model, calibration_BT, settings, memory, progress_of("selection"), width_text_WT)
+    chosen = select(
+        model, calibration_BT, settings, memory, progress_of("selection"), width_text_WT, made.selection_questions
+    )
     chosen.save(stage.selection)
 
 

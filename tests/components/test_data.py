@@ -1,4 +1,5 @@
 import hashlib
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,47 @@ def test_a_run_does_not_go_over_the_end_of_a_document() -> None:
     given = corpus(train=(*texts, *corpus().train), evaluation=(*texts, *corpus().evaluation))
     _, found = tokenize(given, replace(SETTINGS, train_windows=28), encode, NO_CHAT, end=0)
     assert found.documents_left_out == 0
+
+
+def test_shapes_are_chosen_by_questions_that_nothing_is_measured_on(tmp_path: Path) -> None:
+    asked = [
+        {"task": "made", "context": document(start, 14), "choices": ["w1", "w2"], "gold": 1}
+        for start in range(900, 980, 20)
+    ]
+    write_own_corpus(tmp_path, "\n".join(map(json.dumps, asked)))
+    settings = replace(SETTINGS, selection_questions={"made": 5})
+    given = own_corpus(tmp_path, settings, tmp_path)
+    assert [item.context for item in given.questions] == [one["context"] for one in asked[:2]]
+    assert [item.context for item in given.selection_questions] == [one["context"] for one in asked[2:]]
+    texts = corpus(questions=given.questions, selection_questions=given.selection_questions)
+    data, _ = tokenize(texts, settings, encode, NO_CHAT, end=0)
+    assert [question.context for question in data.selection_questions] == [
+        tuple(encode(one["context"])) for one in asked[2:]
+    ]
+    data.save(tmp_path / "data", {})
+    assert Data.load(tmp_path / "data").selection_questions == data.selection_questions
+
+
+def test_a_question_for_selection_that_repeats_what_is_measured_on_is_left_out() -> None:
+    measured = Item("made", document(900, 14), ("w1", "w2"), 1)
+    repeats, other = replace(measured, task="again"), Item("again", document(950, 14), ("w1", "w2"), 0)
+    data, _ = tokenize(
+        corpus(questions=(measured,), selection_questions=(repeats, other)), SETTINGS, encode, NO_CHAT, end=0
+    )
+    assert [question.context for question in data.selection_questions] == [tuple(encode(other.context))]
+    with pytest.raises(
+        ValueError, match="each of the 1 questions for selection has 13 tokens in a row of what is measured on"
+    ):
+        tokenize(corpus(questions=(measured,), selection_questions=(repeats,)), SETTINGS, encode, NO_CHAT, end=0)
+
+
+def test_a_task_that_is_measured_on_whole_has_no_questions_for_selection(tmp_path: Path) -> None:
+    one = {"task": "made", "context": document(900, 14), "choices": ["w1", "w2"], "gold": 1}
+    write_own_corpus(tmp_path, json.dumps(one))
+    with pytest.raises(
+        ValueError, match=r"made has 1 questions, and data\.questions measures on 2 of them: none is left"
+    ):
+        own_corpus(tmp_path, replace(SETTINGS, selection_questions={"made": 1}), tmp_path)
 
 
 def test_evaluation_text_that_is_learned_from_is_an_error() -> None:

@@ -1,10 +1,13 @@
 import copy
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 from fixtures.tiny import make_model
 
+from components.evaluate import Question, multiple_choice
+from components.reference import logits_of
 from components.selection import Selection, SelectionSettings, select
 from components.shape import MixedShape, Shape
 from components.width import score_widths
@@ -30,6 +33,27 @@ def test_every_depth_keeps_the_better_of_both_searches() -> None:
         assert choice.layers == tuple(sorted(choice.layers))
         assert 5 in choice.layers
         assert choice.kl == min(choice.kl_dynamic_programme, choice.kl_knapsack)
+
+
+def test_layers_are_chosen_by_the_questions_answered_wrongly() -> None:
+    """Compared with the slow obvious thing: each layer but the last left out, and all questions asked."""
+    generator = random.Random(0)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(generator.randrange(2, 96) for _ in range(count))
+
+    questions = [Question("made", some(6), (some(1), some(2)), (4, 9), generator.randrange(2)) for _ in range(40)]
+    settings, model = replace(SETTINGS, metric="choice_error"), make_model()
+    chosen = select(model, TOKENS, settings, questions=questions)
+    wrong = []
+    for left_out in range(3):
+        shorter = copy.deepcopy(model)
+        del shorter.model.layers[left_out]
+        wrong.append(1 - multiple_choice(logits_of(shorter), questions).value)
+    assert chosen.choices[3].kl == pytest.approx(min(wrong))
+    assert len(set(wrong)) > 1
+    with pytest.raises(ValueError, match=r"data\.selection_questions of params\.yaml"):
+        select(make_model(), TOKENS, settings)
 
 
 def test_a_saved_selection_opens_as_it_was(tmp_path) -> None:
