@@ -70,7 +70,7 @@ def push(base: Declared) -> None:
     if settings().dvc_remote:
         _dvc("remote", "add", "--quiet", "--local", "--force", "--default", "configured", str(settings().dvc_remote))
         _dvc("remote", "modify", "--quiet", "--local", "configured", "verify", "true")
-    _dvc("push", "--quiet", *(f"{stage}@{base.name}" for stage in STAGES))
+    _dvc("push", *(f"{stage}@{base.name}" for stage in STAGES))
 
 
 def revision(stage: str, base: Declared) -> str:

@@ -2,13 +2,16 @@
 
     python -m flows.dvc_alone repro supernet@smollm2-135m
 
-DVC writes its lock files in place, so that a kill or a full disk can leave them cut short, and every later run would fail.
+DVC writes its lock files in place, so that a kill or a full disk can leave them cut short, and every later run would fail. It
+lists what it sends in a database of its own and commits that before it is whole: where it was killed then, every later push would
+send what happens to be in the list, without a word.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +31,7 @@ def main(arguments: list[str]) -> int:
     say_every_s = min(60.0, settings().hang_minutes * 15)  # who waits says so before it counts as hung
     with alone(home / "dvc.lock", "DVC is at work for another onboarding in this workspace", say_every_s):
         mend(root, home)
+        _forget_lists(root)
         from dvc.cli import main as dvc
 
         sys.argv = ["dvc", *arguments]
@@ -93,6 +97,15 @@ def _is_dvc(process: int) -> bool:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def _forget_lists(root: Path) -> None:
+    """DVC makes them anew from dvc.lock, which takes no time; after a push that sent something it drops them itself."""
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    with contextlib.suppress(OSError, NotDvcRepoError), _unused(root), Repo(str(root)) as repo:
+        shutil.rmtree(Path(repo.site_cache_dir) / "index" / "data", ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,3 +97,56 @@ def test_what_was_half_copied_goes_unless_another_dvc_is_at_work(tmp_path: Path,
     lock.close()
     mend(tmp_path)
     assert [path.name for path in half.parent.iterdir()] == ["1b"]
+
+
+KILLED = """
+import os, signal, sys
+from sqltrie.sqlite import SQLiteTrie
+from flows import dvc_alone
+
+write, left = SQLiteTrie.__setitem__, int(sys.argv[1])
+
+def counted(*given):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(*given)
+
+SQLiteTrie.__setitem__ = counted
+sys.exit(dvc_alone.main(["push"]))
+"""
+
+
+def test_a_push_that_was_killed_while_it_listed_what_to_send_sends_all_of_it_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("params.yaml", "bases.yaml"):
+        (tmp_path / name).write_text("{}\n")
+    monkeypatch.setenv("AMOEBA_WORKSPACE", str(tmp_path))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    made, remote = tmp_path / "made", tmp_path / "remote"
+    made.mkdir()
+    for number in range(4):
+        (made / f"{number}").write_text(f"{number}")
+    for command in (
+        ["init", "--no-scm", "-q"],
+        ["remote", "add", "-q", "-d", "here", str(remote)],
+        ["add", "-q", "made"],
+    ):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=tmp_path, check=True)
+
+    def push(killed_at: int) -> int:
+        return subprocess.run([sys.executable, "-c", KILLED, str(killed_at)], cwd=tmp_path, check=False).returncode
+
+    cache = tmp_path / ".dvc" / "cache"
+    wanted = {path.relative_to(cache) for path in (cache / "files").rglob("*") if path.is_file()}
+    assert len(wanted) == 5
+    killed_at = 0
+    while push(killed_at) != 0:
+        assert push(10**6) == 0
+        assert {path.relative_to(remote) for path in remote.rglob("*") if path.is_file()} == wanted, killed_at
+        shutil.rmtree(remote)
+        shutil.rmtree(tmp_path / ".dvc" / "tmp")
+        killed_at += 1
+    assert killed_at > 5
