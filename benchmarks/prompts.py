@@ -41,6 +41,9 @@ def ways(head: ScoreHead, embedding: torch.nn.Module) -> dict[str, list[Shorten]
 
     return {
         "score head": [lambda tokens, share: shorten(head, embedding, tokens, share)],
+        "score head, single words": [
+            lambda tokens, share: keep_best(head(embedding(torch.tensor([list(tokens)])))[0], tokens, share)
+        ],
         "random": [at_random(seed) for seed in range(DRAWS)],
         "the end": [lambda tokens, share: keep_best(torch.arange(float(len(tokens))), tokens, share)],
     }

@@ -1,7 +1,8 @@
 """A shorter prompt where the first token must come sooner: a small head ranks a prompt's tokens, the best share is kept.
 
 From ElastiLM (arXiv 2409.09071, section 4). The head reads the base's own embeddings, so a device needs 0.1 % more weights; it
-learns from the pipeline's text what the rest of a window would lose without each token, to first order.
+learns from the pipeline's text what the rest of a window would lose without each token, to first order. Ours are two additions
+(docs/decisions/18-phrases.md): it sees how far from the end a token is, and ranks by phrases.
 
 Legend: B sequences, T positions, H hidden size, W the head's width, P positions of a prompt.
 """
@@ -25,6 +26,8 @@ class PromptSettings:
     width: int = 64
     reach: int = 9
     """Positions around a token that its score depends on; odd."""
+    phrase: int = 17
+    """Positions around a token whose scores its rank is the mean of; odd."""
     steps: int = 200
     batch_size: int = 8
     learning_rate: float = 2e-3
@@ -32,20 +35,30 @@ class PromptSettings:
 
 
 class ScoreHead(nn.Module):
-    """Importance of every token from the embeddings around it: [B, T, H] -> [B, T]; more is more important."""
+    """Importance of every token from the embeddings around it and what follows: [B, T, H] -> [B, T]; more is more important."""
 
     def __init__(self, hidden: int, settings: PromptSettings) -> None:
         super().__init__()
+        self.phrase = settings.phrase
         self.norm = nn.LayerNorm(hidden)
         self.narrow = nn.Linear(hidden, settings.width)
+        self.place = nn.Linear(2, settings.width)
         self.around = nn.Conv1d(settings.width, settings.width, settings.reach, padding=settings.reach // 2)
         self.score = nn.Linear(settings.width, 1)
 
     def forward(self, embeddings_BTH: Tensor) -> Tensor:
-        narrow_BTW = F.gelu(self.narrow(self.norm(embeddings_BTH)))
+        length = embeddings_BTH.shape[1]
+        after_T = torch.arange(length - 1, -1, -1, dtype=torch.float32)
+        place_TW = self.place(torch.stack([after_T.log1p(), after_T / length], -1))
+        narrow_BTW = F.gelu(self.narrow(self.norm(embeddings_BTH)) + place_TW)
         around_BTW = self.around(narrow_BTW.transpose(1, 2)).transpose(1, 2)
         scores_BT: Tensor = self.score(F.gelu(narrow_BTW + around_BTW)).squeeze(-1)
         return scores_BT
+
+    def rank(self, embeddings_BTH: Tensor) -> Tensor:
+        """What a prompt is shortened by, [B, T]: the mean score around each token, so that phrases stay and not single words."""
+        scores_B1T = self(embeddings_BTH)[:, None]
+        return F.avg_pool1d(scores_B1T, self.phrase, 1, self.phrase // 2, count_include_pad=False)[:, 0]
 
 
 def importance(model: PreTrainedModel, tokens_BT: Tensor, prompt: int) -> Tensor:
@@ -96,8 +109,8 @@ def train_score_head(
 
 @torch.no_grad()
 def shorten(head: ScoreHead, embedding: nn.Module, tokens: Sequence[int], share: float) -> list[int]:
-    """The most important `share` of a prompt's tokens, in their order, by the head's scores."""
-    return keep_best(head(embedding(torch.tensor([list(tokens)])).float())[0], tokens, share)
+    """The most important `share` of a prompt's tokens, in their order, as the head ranks them."""
+    return keep_best(head.rank(embedding(torch.tensor([list(tokens)])).float())[0], tokens, share)
 
 
 def keep_best(scores_T: Tensor, tokens: Sequence[int], share: float, kept_last: int = 8) -> list[int]:

@@ -65,9 +65,30 @@ def test_a_shortened_prompt_keeps_its_ends_its_order_and_the_best_of_the_rest(sh
     remaining = iter(tokens)
     assert all(token in remaining for token in kept)  # a subsequence
     with torch.no_grad():
-        scores = head(embedding(TOKENS[:1]))[0, 1:-8]
+        scores = head.rank(embedding(TOKENS[:1]))[0, 1:-8]
     best = scores.topk(len(kept) - 9).indices.sort().values + 1
     assert kept[1:-8] == [tokens[index] for index in best.tolist()]
+
+
+def test_a_rank_is_the_mean_score_of_the_phrase_around_a_token() -> None:
+    torch.manual_seed(0)
+    head, embeddings = ScoreHead(64, PromptSettings(phrase=5)), MODEL.get_input_embeddings()(TOKENS[:1])
+    with torch.no_grad():
+        scores, given = head(embeddings)[0], head.rank(embeddings)[0]
+    slow = [scores[max(0, position - 2) : position + 3].mean() for position in range(len(scores))]
+    torch.testing.assert_close(given, torch.stack(slow))
+
+
+def test_a_score_knows_what_follows_and_not_what_precedes() -> None:
+    """The same tokens are worth the same however long the prompt before them, but for its length; not so what comes after."""
+    torch.manual_seed(0)
+    head = ScoreHead(64, SETTINGS)
+    head.place.weight.data[:, 1] = 0  # the share of the prompt, which is its length's
+    same = MODEL.get_input_embeddings()(torch.full((1, 32), 5))
+    with torch.no_grad():
+        long, short = head(same)[0], head(same[:, :20])[0]
+    torch.testing.assert_close(long[-16:], short[-16:])
+    assert long[4:-4].unique().numel() > 20
 
 
 def test_a_short_prompt_stays_whole() -> None:
