@@ -101,12 +101,12 @@ def _once(place: Path, arguments: Sequence[str], what: str) -> dict[str, Any]:
     """What is kept at `place`, or what these arguments of `edge_targets` give, one at a time so that nothing disturbs the clock."""
     with undisturbed():
         figures: dict[str, Any] | None = kept(place)
+        out = place.with_suffix(".fresh")
         if figures is None:
-            out = place.with_suffix(".fresh")
             run_apart([*arguments, "--out", str(out)], what)
             figures = json.loads(out.read_text())
             keep(place, figures)
-            out.unlink()
+        out.unlink(missing_ok=True)
         return figures
 
 
