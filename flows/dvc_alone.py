@@ -10,6 +10,7 @@ send what happens to be in the list, without a word.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import sys
@@ -23,6 +24,8 @@ from components import lifeline
 from components.files import replace_text
 from components.waiting import alone
 from flows.settings import settings
+
+_MD5_OF_NOTHING = hashlib.md5(usedforsecurity=False).hexdigest()
 
 
 def main(arguments: list[str]) -> int:
@@ -46,8 +49,19 @@ def mend(root: Path, home: Path) -> None:
     _mend_busy_file(root)
     with contextlib.suppress(OSError), _unused(root):
         for store in (root / ".dvc" / "cache", home / "dvc-remote"):
-            for half in store.rglob(".*.tmp"):
-                half.unlink(missing_ok=True)
+            _remove_halves(store)
+
+
+def _remove_halves(store: Path) -> None:
+    """Files on their way; those that were to become a clone of another and are empty under their name; runs without a result."""
+    for half in store.rglob("*.tmp"):
+        half.unlink(missing_ok=True)
+    for kept in (store / "files" / "md5").glob("??/*"):
+        if kept.stat().st_size == 0 and f"{kept.parent.name}{kept.name}" != _MD5_OF_NOTHING:
+            kept.unlink(missing_ok=True)
+    for run in (store / "runs").glob("??/*"):
+        with contextlib.suppress(OSError):
+            run.rmdir()
 
 
 def stages(root: Path, home: Path) -> dict[str, Any]:

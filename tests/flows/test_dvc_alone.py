@@ -99,6 +99,23 @@ def test_what_was_half_copied_goes_unless_another_dvc_is_at_work(tmp_path: Path,
     assert [path.name for path in half.parent.iterdir()] == ["1b"]
 
 
+@pytest.mark.parametrize("store", [".dvc/cache", ".amoeba/dvc-remote"])
+def test_what_a_killed_dvc_left_half_made_goes_and_what_is_whole_stays(tmp_path: Path, store: str) -> None:
+    whole = ["files/md5/0a/1f", "files/md5/d4/1d8cd98f00b204e9800998ecf8427e", "runs/0c/0cfe/whole"]
+    halves = ["files/md5/0a/.x1.tmp", "files/md5/0b/4d.dir", "runs/0d/0dfe/half.x2.tmp", "runs/0c/0cfe/more.x3.tmp"]
+    for name in (*whole, *halves):
+        path = tmp_path / store / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("bytes" if name in (whole[0], whole[2]) else "")
+    (tmp_path / store / "runs" / "0e" / "0efe").mkdir(parents=True)
+    mend(tmp_path)
+    left = sorted(
+        path.relative_to(tmp_path / store).as_posix() for path in (tmp_path / store).rglob("*/*/*") if path.is_file()
+    )
+    assert left == sorted(whole)
+    assert not list((tmp_path / store / "runs").glob("0[de]/*"))
+
+
 KILLED = """
 import os, signal, sys
 from sqltrie.sqlite import SQLiteTrie
