@@ -39,15 +39,20 @@ def _where() -> dict[str, Any]:
     }
 
 
+def commit_of(checkout: Path) -> str:
+    """Its short name; empty where there is none."""
+    return _git(checkout, "describe", "--always", "--exclude=*").stdout.strip()
+
+
 def _commit() -> str:
-    """The checkout's, marked where code differs from it; earlier results of the same day do not make it differ."""
+    """This checkout's, marked where code differs from it; earlier results of the same day do not make it differ."""
+    project = RESULTS.parents[1]
+    changed = _git(project, "diff", "--quiet", "HEAD", "--", ".", f":!{RESULTS.relative_to(project)}").returncode
+    return commit_of(project) + ("-dirty" if changed else "")
 
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["git", "-C", str(RESULTS.parents[1]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    changed = git("diff", "--quiet", "HEAD", "--", ".", f":!{RESULTS.relative_to(RESULTS.parents[1])}").returncode
-    return git("describe", "--always", "--exclude=*").stdout.strip() + ("-dirty" if changed else "")
+def _git(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False)
 
 
 def _processor() -> str:

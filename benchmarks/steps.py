@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -51,8 +50,7 @@ def split(checkout: Path) -> Split:
     seconds: dict[str, float] = {}
     for name, *ends in (*tasks, (WHOLE, *times)):
         seconds[name] = seconds.get(name, 0) + _between(*ends)
-    described = ["git", "-C", str(checkout), "describe", "--always", "--exclude=*"]
-    return Split(subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip(), seconds)
+    return Split(_record.commit_of(checkout), seconds)
 
 
 def _between(start: str, end: str) -> float:
