@@ -80,21 +80,21 @@ class Cut:
 
 @dataclass(frozen=True)
 class DepthChoice:
-    """The layers kept at one depth, the KL that costs without training (nats), and what the two searches reached."""
+    """The layers kept at one depth, the selection's metric of that without training, and what the two searches reached."""
 
     layers: tuple[int, ...]
-    kl: float
-    kl_dynamic_programme: float
-    kl_knapsack: float
+    loss: float
+    loss_dynamic_programme: float
+    loss_knapsack: float
 
 
 @dataclass(frozen=True)
 class MixedChoice:
-    """The shape chosen for a budget, its KL without training, and the KL before the swaps that repaired it."""
+    """The shape chosen for a budget, the selection's metric of it without training, and before the swaps that repaired it."""
 
     shape: MixedShape
-    kl: float
-    kl_before_swaps: float
+    loss: float
+    loss_before_swaps: float
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,11 @@ class Selection:
     mixed: Mapping[int, MixedChoice]
     """One for every budget asked for, in percent of the block parameters."""
     blocks: BlockScores
-    """KL of the full model with one layer cut to a shape, nats."""
+    """The metric of the full model with one layer cut to a shape."""
     widths: WidthScores
     neuron_multiple: int
+    metric: MetricName
+    """What every loss here is: nats a token, or the share of wrong answers."""
 
     def cut(self, shape: AnyShape) -> Cut:
         """Raises ValueError for a depth outside of what was selected, or a mixed shape of another number of layers."""
@@ -140,6 +142,7 @@ class Selection:
         )
         facts = {
             "neuron_multiple": self.neuron_multiple,
+            "metric": self.metric,
             "blocks": [{str(option): score for option, score in known.items()} for known in self.blocks.by_layer],
             "choices": {depth: vars(choice) for depth, choice in self.choices.items()},
             "mixed": {percent: {**vars(choice), "shape": str(choice.shape)} for percent, choice in self.mixed.items()},
@@ -164,6 +167,7 @@ class Selection:
             ),
             widths=WidthScores(scores["neuron_scores"], scores["group_scores"]),
             neuron_multiple=facts["neuron_multiple"],
+            metric=facts["metric"],
         )
 
 
@@ -203,7 +207,7 @@ def select(
     choices = _depths(metric, blocks, settings, progress)
     mixed = _mixed(metric, blocks, settings, model.config.to_dict(), progress)
     metric.save()
-    return Selection(choices, mixed, blocks, widths, settings.neuron_multiple)
+    return Selection(choices, mixed, blocks, widths, settings.neuron_multiple, settings.metric)
 
 
 def _depths(
@@ -220,10 +224,10 @@ def _depths(
     for depth_kept in range(layers, settings.min_depth - 1, -1):
         programme = table.dropped[layers - depth_kept]
         alone = by_score(depth_kept)
-        kl_programme, kl_alone = metric.dropping(programme), metric.dropping(alone)
-        dropped, kl = (programme, kl_programme) if kl_programme <= kl_alone else (alone, kl_alone)
+        loss_programme, loss_alone = metric.dropping(programme), metric.dropping(alone)
+        dropped = programme if loss_programme <= loss_alone else alone
         kept = tuple(index for index in range(layers) if index not in dropped)
-        choices[depth_kept] = DepthChoice(kept, kl, kl_programme, kl_alone)
+        choices[depth_kept] = DepthChoice(kept, min(loss_programme, loss_alone), loss_programme, loss_alone)
     return choices
 
 

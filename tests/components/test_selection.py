@@ -32,7 +32,7 @@ def test_every_depth_keeps_the_better_of_both_searches() -> None:
         assert len(choice.layers) == depth
         assert choice.layers == tuple(sorted(choice.layers))
         assert 5 in choice.layers
-        assert choice.kl == min(choice.kl_dynamic_programme, choice.kl_knapsack)
+        assert choice.loss == min(choice.loss_dynamic_programme, choice.loss_knapsack)
 
 
 def test_layers_are_chosen_by_the_questions_answered_wrongly() -> None:
@@ -50,7 +50,7 @@ def test_layers_are_chosen_by_the_questions_answered_wrongly() -> None:
         shorter = copy.deepcopy(model)
         del shorter.model.layers[left_out]
         wrong.append(1 - multiple_choice(logits_of(shorter), questions).value)
-    assert chosen.choices[3].kl == pytest.approx(min(wrong))
+    assert chosen.choices[3].loss == pytest.approx(min(wrong))
     assert len(set(wrong)) > 1
     with pytest.raises(ValueError, match=r"data\.selection_questions of params\.yaml"):
         select(make_model(), TOKENS, settings)
@@ -61,6 +61,7 @@ def test_a_saved_selection_opens_as_it_was(tmp_path) -> None:
     chosen.save(tmp_path)
     opened = Selection.load(tmp_path)
     assert opened.choices == chosen.choices
+    assert opened.metric == chosen.metric
     assert opened.cut(Shape(3, 50)) == chosen.cut(Shape(3, 50))
     assert torch.equal(opened.widths.neuron_scores_LF, chosen.widths.neuron_scores_LF)
 
@@ -85,7 +86,7 @@ def test_mixed_shapes_are_chosen_within_their_budgets_and_swaps_never_make_them_
     full = parameters_of(chosen, MixedShape.whole(6))
     for percent, choice in chosen.mixed.items():
         assert parameters_of(chosen, choice.shape) <= full * percent / 100
-        assert choice.kl <= choice.kl_before_swaps
+        assert choice.loss <= choice.loss_before_swaps
         assert choice.shape.layers[-1].attention
 
 
@@ -106,7 +107,7 @@ def test_both_directions_are_never_worse_than_one() -> None:
     one = select(make_model(layers=6), TOKENS, SETTINGS)
     both = select(make_model(layers=6), TOKENS, replace(SETTINGS, both_directions=True))
     for depth, choice in both.choices.items():
-        assert choice.kl_dynamic_programme <= one.choices[depth].kl_dynamic_programme
+        assert choice.loss_dynamic_programme <= one.choices[depth].loss_dynamic_programme
 
 
 def test_too_little_calibration_text_is_refused() -> None:

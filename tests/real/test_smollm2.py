@@ -52,7 +52,7 @@ def made(base: Base, tokens: torch.Tensor) -> Supernet:
     widths = score_widths(model, [tokens])
     kept = {30: range(30), 24: [*range(12), *range(18, 30)]}
     choices = {depth: DepthChoice(tuple(layers), 0.0, 0.0, 0.0) for depth, layers in kept.items()}
-    chosen = Selection(choices, {}, BlockScores(({},) * 30), widths, 64)
+    chosen = Selection(choices, {}, BlockScores(({},) * 30), widths, 64, "kl")
     supernet = Supernet(model, chosen, ShapeSpace((30, 24), (100, 75), (MIXED,)), AdapterSettings(8, 16, experts=3))
     settings = FinetuneSettings(
         steps=3,
