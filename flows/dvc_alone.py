@@ -34,7 +34,6 @@ def main(arguments: list[str]) -> int:
     say_every_s = min(60.0, settings().hang_minutes * 15)  # who waits says so before it counts as hung
     with alone(home / "dvc.lock", "DVC is at work for another onboarding in this workspace", say_every_s):
         mend(root, home)
-        _forget_lists(root)
         from dvc.cli import main as dvc
 
         sys.argv = ["dvc", *arguments]
@@ -44,12 +43,13 @@ def main(arguments: list[str]) -> int:
 
 
 def mend(root: Path, home: Path) -> None:
-    """Bring back what a killed DVC left cut short, and remove what it left half copied."""
+    """Bring back what a killed DVC left cut short, and remove what it left half copied and what it believes is sent."""
     _mend_lock_file(root, home)
     _mend_busy_file(root)
     with contextlib.suppress(OSError), _unused(root):
         for store in (root / ".dvc" / "cache", home / "dvc-remote"):
             _remove_halves(store)
+        _forget_lists(root)
 
 
 def _remove_halves(store: Path) -> None:
@@ -115,10 +115,10 @@ def _is_dvc(process: int) -> bool:
 
 def _forget_lists(root: Path) -> None:
     """DVC makes them anew from dvc.lock, which takes no time; after a push that sent something it drops them itself."""
-    from dvc.exceptions import NotDvcRepoError
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with contextlib.suppress(OSError, NotDvcRepoError), _unused(root), Repo(str(root)) as repo:
+    with contextlib.suppress(DvcException), Repo(str(root)) as repo:
         shutil.rmtree(Path(repo.site_cache_dir) / "index" / "data", ignore_errors=True)
 
 
