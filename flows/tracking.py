@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from flows.bases import Declared
 from flows.data import lineage
 from flows.settings import settings
 from registry import naming
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, RegistryError
 from registry.shelf import Shelf
 from registry.store import Store
 from registry.trust import Wanted
@@ -66,32 +66,36 @@ def lineage_of(base: Declared, licence: str) -> dict[str, Any]:
 def run(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[Run]:
     """A run that ends FINISHED, or FAILED when its body raises or says that it is not `complete`.
 
-    One of the same name, facts and parameters that did not finish, since its process was killed or failed, goes on.
+    One of the same name, facts and parameters that did not finish, since its process was killed or failed, goes on. Raises what
+    the registry raises; what the body raises is told rather than that its run cannot be ended.
     """
     registry = store()
-    client = registry.client()
     identifier = _found(registry, name, facts, parameters, "!=")
-    if identifier is None:
-        tags = {_WORK_TAG: _work(name, facts, parameters), **{f"amoeba.{key}": str(facts[key]) for key in facts}}
-        identifier = client.create_run(registry.experiment_id(), run_name=name, tags=tags).info.run_id
-    else:
-        client.update_run(identifier, status="RUNNING")
-    for key, value in _flat(parameters).items():
-        client.log_param(identifier, key, value)
-    opened = Run(identifier, client)
+    with registry.reaching():
+        client = registry.client()
+        if identifier is None:
+            tags = {_WORK_TAG: _work(name, facts, parameters), **{f"amoeba.{key}": str(facts[key]) for key in facts}}
+            identifier = client.create_run(registry.experiment_id(), run_name=name, tags=tags).info.run_id
+        else:
+            client.update_run(identifier, status="RUNNING")
+        for key, value in _flat(parameters).items():
+            client.log_param(identifier, key, value)
+    opened = Run(identifier, registry)
     try:
         yield opened
     except BaseException:
-        client.set_terminated(identifier, "FAILED")
+        with suppress(RegistryError):
+            opened.end("FAILED")
         raise
-    client.set_terminated(identifier, "FINISHED" if opened.complete else "FAILED")
+    opened.end("FINISHED" if opened.complete else "FAILED")
 
 
 def finish(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
     """End a run whose work is done and whose process was killed before it could say so."""
-    identifier = _found(store(), name, facts, parameters, "!=")
+    registry = store()
+    identifier = _found(registry, name, facts, parameters, "!=")
     if identifier is not None:
-        store().client().set_terminated(identifier, "FINISHED")
+        Run(identifier, registry).end("FINISHED")
 
 
 def is_finished(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
@@ -103,7 +107,7 @@ def tagged(tag: str, value: str) -> Run | None:
     """The latest run with this tag."""
     registry = store()
     identifier = _search(registry, f"tags.`{tag}` = '{value}'")
-    return None if identifier is None else Run(identifier, registry.client())
+    return None if identifier is None else Run(identifier, registry)
 
 
 def _found(
@@ -114,9 +118,8 @@ def _found(
 
 
 def _search(registry: Store, wanted: str) -> str | None:
-    client = registry.client()
     with registry.reaching():
-        found = client.search_runs([registry.experiment_id()], wanted, max_results=1)
+        found = registry.client().search_runs([registry.experiment_id()], wanted, max_results=1)
     return str(found[0].info.run_id) if found else None
 
 
@@ -127,22 +130,29 @@ def _work(name: str, facts: Mapping[str, Any], parameters: Mapping[str, Any]) ->
 
 
 class Run:
-    """One open MLflow run."""
+    """One MLflow run; every method raises what the registry raises."""
 
-    def __init__(self, run_id: str, client: Any) -> None:
-        self.run_id, self._client = run_id, client
+    def __init__(self, run_id: str, registry: Store) -> None:
+        self.run_id, self._registry = run_id, registry
         self.complete = True
 
     def tag(self, name: str, value: str) -> None:
-        self._client.set_tag(self.run_id, name, value)
+        with self._reached() as client:
+            client.set_tag(self.run_id, name, value)
 
     def latest(self, metric: str) -> float:
         """0 where there is none."""
-        return float(self._client.get_run(self.run_id).data.metrics.get(metric, 0.0))
+        with self._reached() as client:
+            return float(client.get_run(self.run_id).data.metrics.get(metric, 0.0))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        for key, value in values.items():
-            self._client.log_metric(self.run_id, key, value, step=step)
+        with self._reached() as client:
+            for key, value in values.items():
+                client.log_metric(self.run_id, key, value, step=step)
+
+    def end(self, status: Literal["FINISHED", "FAILED"]) -> None:
+        with self._reached() as client:
+            client.set_terminated(self.run_id, status)
 
     def curve(self, curve: Mapping[str, Any]) -> None:
         """The training losses and the held-out perplexities, step by step, in few requests."""
@@ -157,8 +167,14 @@ class Run:
         for report in curve["validation"]:
             for shape, perplexity in report["perplexity"].items():
                 points.append(Metric(f"validation_perplexity.{shape}", perplexity, now, report["step"]))
-        for start in range(0, len(points), 1000):
-            self._client.log_batch(self.run_id, metrics=points[start : start + 1000])
+        with self._reached() as client:
+            for start in range(0, len(points), 1000):
+                client.log_batch(self.run_id, metrics=points[start : start + 1000])
+
+    @contextmanager
+    def _reached(self) -> Iterator[Any]:
+        with self._registry.reaching():
+            yield self._registry.mlflow
 
 
 def log_report(registry: Store, model: str, files: Mapping[str, str], metrics: Mapping[str, float]) -> bool:
@@ -178,7 +194,7 @@ def log_report(registry: Store, model: str, files: Mapping[str, str], metrics: M
             return True
         for name, content in files.items():
             client.log_text(supernet.run_id, content, f"report/{name}")
-        Run(supernet.run_id, client).metrics(metrics)
+        Run(supernet.run_id, registry).metrics(metrics)
         client.set_tag(supernet.run_id, _REPORT_TAG, digest)
     return True
 
