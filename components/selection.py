@@ -31,7 +31,7 @@ _FEWEST_TOKENS = 64
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """Numbers of `params.yaml` that decide a selection."""
+    """What decides a selection: the supernet's smallest depth, and numbers of `params.yaml`."""
 
     min_depth: int
     kept_last: int
@@ -129,7 +129,7 @@ class Selection:
         if shape.depth not in self.choices:
             raise ValueError(
                 f"layers were chosen for depths {min(self.choices)} to {max(self.choices)}, not for {shape.depth}; "
-                "lower selection.min_depth in params.yaml"
+                "name a lower one in supernet.depths_percent of params.yaml"
             )
         neurons = shape.neurons(intermediate, self.neuron_multiple)
         return Cut(tuple(LayerCut(index, True, neurons) for index in self.choices[shape.depth].layers))
@@ -188,7 +188,7 @@ def select(
     """
     layers = len(family.decoder_layers(model))
     if not 1 <= settings.min_depth <= layers:
-        raise ValueError(f"selection.min_depth must be 1 to the base's {layers} layers, got {settings.min_depth}")
+        raise ValueError(f"the smallest depth must be 1 to the base's {layers} layers, got {settings.min_depth}")
     if calibration_BT.numel() < _FEWEST_TOKENS:
         raise ValueError(
             f"selection reads {calibration_BT.numel()} calibration tokens and needs at least {_FEWEST_TOKENS} for scores that "

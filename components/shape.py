@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 QUARTERS = 4
@@ -122,6 +123,16 @@ def _rounded(intermediate_size: int, share: float, multiple: int) -> int:
     if share == 1:
         return intermediate_size
     return min(intermediate_size, max(multiple, round(intermediate_size * share / multiple) * multiple))
+
+
+def depths_of(layers: int, percents: Sequence[int]) -> tuple[int, ...]:
+    """Whole layers kept, all of them first; percents that come to as many layers are one depth.
+
+    Raises ValueError unless `percents` start at 100 and fall, none below 1.
+    """
+    if not percents or percents[0] != 100 or list(percents) != sorted(set(percents), reverse=True) or percents[-1] < 1:
+        raise ValueError(f"supernet.depths_percent start at 100 and fall to 1 at the lowest, got {list(percents)}")
+    return tuple(dict.fromkeys(max(1, round(layers * percent / 100)) for percent in percents))
 
 
 @dataclass(frozen=True)

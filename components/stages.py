@@ -28,7 +28,7 @@ from components.kept import once
 from components.pinned import UnavailableError
 from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
-from components.shape import AnyShape, Shape, ShapeSpace
+from components.shape import AnyShape, Shape, ShapeSpace, depths_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ class Stage:
 
     @classmethod
     def of(cls, name: str, profile: str) -> Stage:
-        """Raises BaseError when the base's bytes are not those that `bases.yaml` names."""
+        """Raises BaseError when the base's bytes are not those that `bases.yaml` names, ValueError for depths that are none."""
         entry = yaml.safe_load(Path("bases.yaml").read_text())["bases"][name]
         base = resolve(entry["source"], CACHE)
         if base.fingerprint != entry["fingerprint"]:
@@ -65,8 +65,20 @@ class Stage:
                 "the base has changed; `amoeba onboard` takes up the new one"
             )
         numbers = yaml.safe_load(Path("params.yaml").read_text())["profiles"][profile]
+        layers = json.loads((base.folder / "config.json").read_text())["num_hidden_layers"]
+        numbers = _for_layers(layers, numbers)
         root = Path("artifacts") / name
         return cls(base, profile, numbers, root / "data", root / "selection", root / "supernet", UNFINISHED / name)
+
+
+def _for_layers(layers: int, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile's numbers with the depths of a base of so many layers, and the smallest for the selection."""
+    depths = depths_of(layers, numbers["supernet"]["depths_percent"])
+    return {
+        **numbers,
+        "selection": {**numbers["selection"], "min_depth": depths[-1]},
+        "supernet": {**numbers["supernet"], "depths": depths},
+    }
 
 
 def data(stage: Stage) -> None:
@@ -156,7 +168,7 @@ def supernet(stage: Stage) -> None:
     model = stage.base.load(_working_dtype(stage.numbers["precision"]))
     chosen = Selection.load(stage.selection)
     mixed = tuple(dict.fromkeys(choice.shape for choice in chosen.mixed.values()))
-    space = ShapeSpace(tuple(numbers["depths"]), tuple(numbers["widths_percent"]), mixed)
+    space = ShapeSpace(numbers["depths"], tuple(numbers["widths_percent"]), mixed)
     team = Team.found()
     elastic = Supernet(model, chosen, space, AdapterSettings(**numbers["adapters"]), settings.seed)
     team.place(elastic.model, elastic.trainable().values())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shape import GONE, LayerShape, MixedShape, Shape, ShapeSpace, parse_shape
+from components.shape import GONE, LayerShape, MixedShape, Shape, ShapeSpace, depths_of, parse_shape
 
 SPACE = ShapeSpace((30, 24, 20), (100, 75, 50))
 
@@ -69,3 +69,15 @@ def test_a_shape_outside_the_space_names_the_nearest() -> None:
 def test_a_space_needs_distinct_falling_depths(depths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="distinct and falling"):
         ShapeSpace(depths, (100,))
+
+
+def test_depths_are_shares_of_whatever_layers_a_base_has() -> None:
+    assert depths_of(30, (100, 80, 66)) == (30, 24, 20)
+    assert depths_of(28, (100, 80, 66)) == (28, 22, 18)
+    assert depths_of(2, (100, 80, 66, 20)) == (2, 1)
+
+
+@pytest.mark.parametrize("percents", [(), (80, 66), (100, 66, 80), (100, 100), (100, 0)])
+def test_depths_start_at_the_whole_base_and_fall(percents: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="depths_percent start at 100 and fall"):
+        depths_of(30, percents)

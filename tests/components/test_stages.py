@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures.tiny import make_model, write_base
+from fixtures.workspace import PROJECT
 
 from components import stages
-from components.base import Base
+from components.base import Base, resolve
+from components.selection import SelectionSettings
 from components.stages import FINISHED, UNFINISHED, Stage
 
 DEPENDS = "stages: {data: {do: {deps: [components/data.py, corpus, 'artifacts/${key}/before']}}}\n"
@@ -73,6 +78,24 @@ def test_whatever_decides_a_stage_is_in_its_name(stage: Stage, computed: list[Pa
         Path(changed).write_text("other")
     stages.run("data", stage)
     assert len(set(computed)) == 2
+
+
+@pytest.mark.parametrize(
+    ("profile", "layers", "depths"),
+    [("quick", 6, (6, 5, 4)), ("full", 6, (6, 5, 4, 3)), ("quick", 1, (1,)), ("quick", 30, (30, 24, 20))],
+)
+def test_the_depths_of_every_profile_follow_from_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, layers: int, depths: tuple[int, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PROJECT / "params.yaml", "params.yaml")
+    base = resolve(str(write_base(tmp_path / "tiny", make_model(layers=layers))), tmp_path)
+    Path("bases.yaml").write_text(
+        json.dumps({"bases": {"tiny": {"source": base.source, "fingerprint": base.fingerprint}}})
+    )
+    numbers = Stage.of("tiny", profile).numbers
+    assert numbers["supernet"]["depths"] == depths
+    assert SelectionSettings(**numbers["selection"]).min_depth == depths[-1]
 
 
 def test_a_team_computes_straight_into_its_folder_where_none_waits_for_another(

@@ -1,4 +1,4 @@
-"""A target that nothing here can run: built, inspected and published as a candidate, its figures predicted."""
+"""A target that nothing here can run, of a base of six layers: built, inspected and published as a candidate, figures predicted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGET = "android_vulkan"
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unmeasured")
     (folder / "tiny-base").mkdir()
-    write_base(folder / "tiny-base", make_model())
+    write_base(folder / "tiny-base", make_model(layers=6))
     return make_workspace(folder / "workspace")
 
 
