@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,15 +26,17 @@ from prefect.cache_policies import NO_CACHE
 import edge_targets
 from components.gate import Figure, Levels, Margins, decide
 from components.gate import overall as verdict_of
-from flows import data, evidence, tracking
+from flows import evidence, tracking
 from flows.bases import Declared, declared, parameters
-from flows.evidence import Artifact, BaselineError, Recorded
+from flows.evidence import Artifact, Recorded
+from flows.explored import FRONTIER_TAG
 from flows.frontiers import Successor, frontiers
 from flows.session import Session
 from flows.steps import told
-from flows.work import JobError, key_of
+from flows.trouble import explained, reason
+from flows.work import key_of
 from registry.bom import BOM_FILE
-from registry.errors import NotFoundError, RegistryError
+from registry.errors import NotFoundError
 from registry.store import CANDIDATE, PRODUCTION, Store
 
 Verdict = Literal["holds", "regressed", "inconclusive", "could not measure"]
@@ -89,7 +92,7 @@ class Checked:
     measured: Recorded | None = None
     """What was measured of the candidate, for a later gate's `--baseline FILE`."""
     models: tuple[str, ...] = ()
-    """Digests of what ran."""
+    """Digests of what ran, and of the frontiers beside it."""
     successors: tuple[Successor, ...] = ()
     """Members of the baseline's frontier against those of the same shape and quantization now."""
 
@@ -129,7 +132,8 @@ def check_package(
 ) -> Checked:
     """Pull and verify both sides, measure until every figure is decided or the effort is spent, and judge.
 
-    Targets of a family ship the same model: what one of them showed `before` is so of the next.
+    Targets of a family ship the same model: what one of them showed `before` is so of the next, unless its frontier is another.
+    Whatever goes wrong is this package's, and the verdicts of others stand.
     """
     target = registered_model.removeprefix(f"{base.name}--")
     why = _cannot_run_here(target)
@@ -143,8 +147,10 @@ def check_package(
         judged = known or _judged(base, target, older, newer)
         sides = replace(judged, baseline=str(older), candidate=str(newer), models=models)
         return replace(sides, registered_model=registered_model)
-    except (RegistryError, JobError, data.StageError, BaselineError) as error:
-        return Checked(registered_model, "could not measure", reason=str(error))
+    except Exception as error:
+        if explained(error) is None:
+            traceback.print_exc()
+        return Checked(registered_model, "could not measure", reason=reason(error))
 
 
 def _candidate(registry: Store, registered_model: str, asked: str | None) -> Artifact:
@@ -166,11 +172,12 @@ def _baseline(registry: Store, registered_model: str, asked: str, newer: Artifac
 
 
 def _models_of(side: Artifact | Recorded) -> tuple[str, ...]:
-    """The digests of what runs; a package's own name and papers are no part of it."""
+    """The digests of what runs and of its frontier; a package's own name and papers are no part of it."""
     if isinstance(side, Recorded):
         return (key_of(asdict(side.evidence)),)
     papers = ("package.json", "README.md", BOM_FILE)
-    return tuple(entry.sha256 for entry in side.manifest.files if entry.path not in papers)
+    files = (entry.sha256 for entry in side.manifest.files if entry.path not in papers)
+    return (*files, side.version.tags.get(FRONTIER_TAG, ""))
 
 
 def _judged(base: Declared, target: str, older: Artifact | Recorded, newer: Artifact) -> Checked:
@@ -187,11 +194,11 @@ def _judged(base: Declared, target: str, older: Artifact | Recorded, newer: Arti
         found = frontiers(tracking.store(), base, target, sides, effort.frontier_rounds, run, effort.levels)
     both = None if found is None else (found.baseline, found.candidate)
     figures = decide(looks, margins, effort.levels, in_turns=session.in_turns, frontiers=both)
-    verdict, reason = verdict_of(figures), session.untimed
-    if reason and verdict == "holds":
-        verdict, reason = "inconclusive", f"quality holds; {reason}"
+    verdict, why = verdict_of(figures), session.untimed
+    if why and verdict == "holds":
+        verdict, why = "inconclusive", f"quality holds; {why}"
     successors = () if found is None else found.successors
-    return Checked("", verdict, figures=figures, successors=successors, reason=reason, measured=session.measured())
+    return Checked("", verdict, figures=figures, successors=successors, reason=why, measured=session.measured())
 
 
 def _cannot_run_here(target: str) -> str | None:

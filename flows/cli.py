@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -428,7 +429,10 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command; every expected trouble is one line on standard error and exit 2."""
+    """Run the command; every expected trouble is one line on standard error, a fault its traceback, and either is exit 2.
+
+    Exit 1 is what a command found: a regression, a target that failed.
+    """
     # Commands that answer about themselves need no environment.
     if set(sys.argv[1:]) & {"--help"} or len(sys.argv) == 1:
         app()
@@ -444,8 +448,8 @@ def main() -> None:
     except Exception as error:
         message = explained(error)
         if message is None:
-            raise
-        _fail(message)
+            traceback.print_exc()
+        _fail(message or f"{type(error).__name__}, which is a fault of this command")
 
 
 if __name__ == "__main__":

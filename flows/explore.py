@@ -22,11 +22,12 @@ from flows.explored import KIND, Explored
 from flows.exploring import Built, Ground, Search, ground
 from flows.frontier_document import document
 from flows.package import publish_package
+from flows.retrying import RETRIES
 from flows.runners import outcome_of, task_runner
 from flows.settings import settings
 from flows.space import ensure_space
 from flows.steps import step, told
-from flows.work import JobError
+from flows.work import JobError, LostWorkerError
 from registry import naming
 from registry.errors import NotFoundError
 from registry.store import PRODUCTION, Store, Version
@@ -99,10 +100,15 @@ def publish_frontier(registry: Store, search: Search) -> Explored:
 
 
 def _with(search: Search, option: Option) -> Search:
-    """The search with one more built and measured, or left for good where it cannot be built."""
-    build = task(task_run_name=f"measure {option.name}")(search.ground.build)
+    """The search with one more built and measured, or left for good where it cannot be built.
+
+    Raises LostWorkerError where its process was killed at every try: that says nothing of the candidate.
+    """
+    build = task(task_run_name=f"measure {option.name}", **RETRIES)(search.ground.build)
     try:
         built = build(option)
+    except LostWorkerError:
+        raise
     except JobError as error:
         say(f"{option.name}: {error}")
         return search.with_failed(option, str(error))

@@ -15,6 +15,8 @@ from components.frontier import Point
 from registry.store import Store, Version
 
 KIND = "frontier"
+FRONTIER_TAG = f"amoeba.{KIND}"
+"""Of a version: the digest and size of the frontier beside it."""
 FORMAT_VERSION = 1
 
 

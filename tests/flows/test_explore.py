@@ -26,8 +26,9 @@ from flows.explore import measured
 from flows.explored import Explored
 from flows.exploring import Built, Ground, ground
 from flows.frontier_document import document
+from flows.retrying import RETRIES
 from flows.settings import Settings
-from flows.work import JobError
+from flows.work import JobError, LostWorkerError
 
 BASE = Declared("tiny", "./tiny", "0" * 64, "tiny")
 TARGET = "x86_avx512"
@@ -172,6 +173,26 @@ def test_what_cannot_be_built_counts_and_is_told(
     assert "the exporter ended" in capsys.readouterr().err
     reasons = {f"{one.shape} {one.quantization}": one.reason for one in document(search, versions(search)).considered}
     assert all("could not be built" in reasons[option.name] for option in search.failed)
+
+
+def test_a_candidate_whose_process_was_killed_is_tried_again_and_not_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def task(**options: Any) -> Any:
+        given.update(options)
+        return lambda function: function
+
+    def lose(ground: Ground, option: Option) -> Built:
+        raise LostWorkerError(f"packaging {option.name} failed: its process was killed by signal 9")
+
+    Machine(monkeypatch)
+    monkeypatch.setattr(explore, "task", task)
+    monkeypatch.setattr(Ground, "build", lose)
+    with pytest.raises(LostWorkerError, match="signal 9"):
+        measured(ground(BASE, folder, TARGET), 3)
+    assert RETRIES.items() <= given.items()
 
 
 def test_what_is_refused_is_no_member_and_the_document_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

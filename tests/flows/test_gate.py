@@ -19,7 +19,7 @@ from flows import check, evidence, frontiers
 from flows.bases import Declared
 from flows.check import Checked, Effort
 from flows.evidence import Artifact, BaselineError, Recorded
-from flows.explored import Explored, Member, Predicted, Reference, Samples
+from flows.explored import FRONTIER_TAG, Explored, Member, Predicted, Reference, Samples
 from registry.manifest import FileEntry, Manifest
 from registry.server import Version
 
@@ -96,7 +96,8 @@ def artifact(name: str, lab: Lab, revision: str = "here") -> Artifact:
     lab.asked.clear()
     files = (FileEntry("model.onnx", 1, name.encode().hex().ljust(64, "0")[:64]),)
     manifest = Manifest("package", "m", "x86", files, {"measurement": measurement}, {"data_revision": revision})
-    return Artifact(Version("m--x86", name, (), {}, "run", ""), Path(name), manifest)
+    tags = {FRONTIER_TAG: name} if name in lab.frontiers else {}
+    return Artifact(Version("m--x86", name, (), tags, "run", ""), Path(name), manifest)
 
 
 @pytest.fixture
@@ -171,6 +172,26 @@ def test_frontiers_of_other_data_are_not_compared(lab: Lab, capsys: pytest.Captu
     lab.frontiers = {"old": explored(lab, "a1", revision="elsewhere"), "new": explored(lab, "a2")}
     assert "frontier" not in figures(judged(artifact("old", lab), artifact("new", lab)))
     assert "explore again" in capsys.readouterr().err
+
+
+def test_the_same_model_for_another_target_is_measured_once_unless_its_frontier_is_another(lab: Lab) -> None:
+    first = check.check_package.fn(BASE, "m--x86_avx2", "old", "new")
+    assert check.check_package.fn(BASE, "m--x86_avx512", "old", "new", (first,)).figures == first.figures
+    assert len(lab.timed) == 1
+    lab.frontiers = {"old": explored(lab, "a1"), "new": explored(lab, "a2 slower")}
+    lab.slower["a2 slower"] = 1.2
+    explored_too = check.check_package.fn(BASE, "m--x86_avx512", "old", "new", (first,))
+    assert (first.verdict, explored_too.verdict) == ("holds", "regressed")
+
+
+def test_a_fault_while_a_package_is_judged_is_no_verdict(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(registry: object, version: Version) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(frontiers, "frontier_of", fail)
+    found = check.check_package.fn(BASE, "m--x86", "old", "new")
+    assert found.verdict == "could not measure"
+    assert "a mistake" in found.reason
 
 
 def test_two_equal_artifacts_hold_at_the_first_look_on_a_machine_that_drifts(lab: Lab) -> None:

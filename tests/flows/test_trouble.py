@@ -16,6 +16,7 @@ import pytest
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT, amoeba, dvc, make_workspace
 
+from flows import cli, settings
 from flows.space import SpaceError, ensure_space
 from flows.trouble import explained
 
@@ -186,5 +187,17 @@ def test_a_missing_extra_is_told_with_the_line_that_installs_it() -> None:
     assert ".[phone]" in said
 
 
-def test_a_fault_of_ours_keeps_its_traceback() -> None:
+def test_a_fault_of_ours_keeps_its_traceback_and_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyError("a mistake")
+
     assert explained(KeyError("a mistake")) is None
+    monkeypatch.setattr(settings, "prepare_environment", lambda: None)
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr("sys.argv", ["amoeba", "check", "m"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "Traceback" in capsys.readouterr().err
