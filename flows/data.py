@@ -13,13 +13,12 @@ from pathlib import Path
 from components import messages
 from components.kept import forget
 from components.progress import say
-from components.stages import FINISHED
+from components.stages import FINISHED, STAGES
 from flows import dvc_alone
 from flows.bases import Declared
 from flows.settings import settings
 from flows.workers import HungError, run
 
-STAGES = ("data", "selection", "supernet")
 _LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 _LOCK_WAITS_S = (1, 2, 4, 8, 16, 32)
 _PASSING = (

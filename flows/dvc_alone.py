@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,10 +23,16 @@ import yaml
 
 from components import lifeline
 from components.files import replace_text
+from components.stages import STAGES
 from components.waiting import alone
 from flows.settings import settings
 
+_CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 _MD5_OF_NOTHING = hashlib.md5(usedforsecurity=False).hexdigest()
+
+
+class ConflictError(ValueError):
+    """`dvc.lock` holds two branches' at once, which only its owner can settle."""
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +40,11 @@ def main(arguments: list[str]) -> int:
     root, home = settings().root, settings().home
     say_every_s = min(60.0, settings().hang_minutes * 15)  # who waits says so before it counts as hung
     with alone(home / "dvc.lock", "DVC is at work for another onboarding in this workspace", say_every_s):
-        mend(root, home)
+        try:
+            mend(root, home)
+        except ConflictError as error:
+            sys.stderr.write(f"ERROR: {error}\n")
+            return 1
         from dvc.cli import main as dvc
 
         sys.argv = ["dvc", *arguments]
@@ -43,7 +54,10 @@ def main(arguments: list[str]) -> int:
 
 
 def mend(root: Path, home: Path) -> None:
-    """Bring back what a killed DVC left cut short, and remove what it left half copied and what it believes is sent."""
+    """Bring back what a killed DVC left cut short, and remove what it left half copied and what it believes is sent.
+
+    Raises ConflictError for a lock file that is not cut short but two at once.
+    """
     _mend_lock_file(root, home)
     _mend_busy_file(root)
     with contextlib.suppress(OSError), _unused(root):
@@ -65,7 +79,7 @@ def _remove_halves(store: Path) -> None:
 
 
 def stages(root: Path, home: Path) -> dict[str, Any]:
-    """What dvc.lock says; while another process writes it, what it said before."""
+    """What dvc.lock says; while another process writes it, what it said before. Raises ConflictError."""
     now, before = _stages(root / "dvc.lock"), _stages(_kept(home))
     return {**(before or {}), **(now or {})}
 
@@ -81,10 +95,12 @@ def _mend_lock_file(root: Path, home: Path) -> None:
     lock, kept = root / "dvc.lock", _kept(home)
     if _stages(lock) is not None:
         keep_lock_file(root, home)
-    elif lock.is_file() and kept.is_file():
-        replace_text(lock, kept.read_text())
-    else:
-        lock.unlink(missing_ok=True)
+    elif lock.is_file():
+        replace_text(home / "dvc.lock.cut", lock.read_text(errors="replace"))
+        if kept.is_file():
+            replace_text(lock, kept.read_text())
+        else:
+            lock.unlink()
 
 
 def _mend_busy_file(root: Path) -> None:
@@ -144,12 +160,17 @@ def _kept(home: Path) -> Path:
 
 
 def _stages(lock: Path) -> Mapping[str, Any] | None:
-    """None where there is no lock file, or not all of it: it ends with a line, and each stage with its outcome's digest."""
+    """None where there is no lock file, or not all of it: it ends with a line, and each of our stages with its outcome's digest."""
     try:
         text = lock.read_text()
+        if _CONFLICT.search(text):
+            raise ConflictError(
+                f"{lock} holds a conflict of two branches; settle it (`git checkout --ours dvc.lock` or --theirs, then "
+                "`dvc checkout`) and run the same command again"
+            )
         found: Mapping[str, Any] = yaml.safe_load(text)["stages"]
-        whole = text.endswith("\n") and all("md5" in stage["outs"][0] for stage in found.values())
-        return found if whole else None
+        ours = [stage for name, stage in found.items() if name.partition("@")[0] in STAGES]
+        return found if text.endswith("\n") and all("md5" in stage["outs"][0] for stage in ours) else None
     except (OSError, TypeError, KeyError, IndexError, AttributeError, yaml.YAMLError):
         return None
 

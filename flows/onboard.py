@@ -23,6 +23,7 @@ import edge_targets
 from components import lifeline, messages
 from components.base import Base, resolve
 from components.progress import say
+from components.stages import STAGES
 from flows import data, lost, lost_runs, measuring, onboarding_run, room, showing, tracking
 from flows.bases import Declared, check_profile, declare, parameters
 from flows.onboarding_lock import one_at_a_time
@@ -76,7 +77,7 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
 def _onboard(origin: Base, profile: str, targets: Sequence[str]) -> Outcome:
     ensure_space(settings().root, origin.size_bytes)
     base = declare(origin, profile)
-    for stage in data.STAGES:
+    for stage in STAGES:
         reproduce(stage, base)
     supernet_version = register_supernet(base, origin.licence)
     failed: dict[str, str] = {}

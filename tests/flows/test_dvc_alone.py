@@ -56,6 +56,33 @@ def test_a_lock_file_that_was_never_whole_goes(tmp_path: Path) -> None:
     assert not (tmp_path / "dvc.lock").exists()
 
 
+def test_what_was_cut_short_is_kept_aside(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text(WHOLE[:40])
+    mend(tmp_path)
+    assert (tmp_path / ".amoeba" / "dvc.lock.cut").read_text() == WHOLE[:40]
+
+
+def test_a_stage_of_somebody_elses_may_have_no_outcome(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(WHOLE)
+    mend(tmp_path)
+    lock.write_text(MORE + "  notify:\n    cmd: mail\n")
+    mend(tmp_path)
+    assert set(dvc_alone.stages(tmp_path, tmp_path / ".amoeba")) == {"data@tiny", "selection@tiny", "notify"}
+
+
+def test_a_conflict_of_two_branches_is_its_owners_to_settle(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(WHOLE)
+    mend(tmp_path)
+    both = f"<<<<<<< HEAD\n{WHOLE}=======\n{MORE}>>>>>>> other\n"
+    lock.write_text(both)
+    for ask in (mend, lambda root: dvc_alone.stages(root, root / ".amoeba")):
+        with pytest.raises(dvc_alone.ConflictError, match="settle it"):
+            ask(tmp_path)
+    assert lock.read_text() == both
+
+
 def test_an_older_lock_file_that_is_whole_stays(tmp_path: Path) -> None:
     lock = tmp_path / "dvc.lock"
     for text in (MORE, WHOLE):
