@@ -64,6 +64,16 @@ def reproduce(stage: str, base: Declared) -> Path:
     raise StageError(f"{folder} is not what dvc.lock says of it, however often it is made; is the disk sound?")
 
 
+def check(stage: str, base: Declared) -> None:
+    """Raises StageError where a stage's folder is not what dvc.lock says: changed by hand, or not pulled with the lock file."""
+    folder = base.artifacts / stage
+    if content_of(folder) != revision(stage, base):
+        raise StageError(
+            f"{folder} is not what dvc.lock says of it; `dvc pull {stage}@{base.name}` brings it where it was pushed, and "
+            f"`amoeba onboard {base.source}` makes it"
+        )
+
+
 def push(base: Declared) -> None:
     """Send the base's three folders to the remote; nothing goes twice."""
     if settings().dvc_remote:

@@ -12,7 +12,7 @@ from typing import Any
 from components.evaluate import asking_order
 from components.gate import Evidence
 from flows.bases import Declared
-from flows.data import revision
+from flows.data import check, revision
 from flows.settings import settings
 from flows.work import key_of, run_apart, undisturbed
 from registry.manifest import Manifest
@@ -97,7 +97,11 @@ def recorded(path: Path, registered_model: str) -> Recorded:
 
 
 def answers(base: Declared, target: str, artifact: Artifact, first: int, last: int) -> dict[str, Any]:
-    """Text and questions, item by item, as the artifact does today; what was measured of it in this gate is not kept."""
+    """Text and questions, item by item, as the artifact does today; what was measured of it in this gate is not kept.
+
+    Raises StageError where the data are not what dvc.lock says, JobError.
+    """
+    check("data", base)
     return _apart(
         [
             *("quality", target, "--package", str(artifact.folder), "--evaluation", str(base.artifacts / "data")),

@@ -12,7 +12,6 @@ from functools import partial
 from prefect import flow, task
 
 import edge_targets
-from components.base import resolve
 from components.exploration import Forecast, Option
 from components.progress import say
 from flows import calibrating, packaging, tracking
@@ -21,6 +20,7 @@ from flows.choosing import Choice
 from flows.explored import KIND, Explored
 from flows.exploring import Built, Ground, Search, ground
 from flows.frontier_document import document
+from flows.onboarded import onboarded
 from flows.package import publish_package
 from flows.retrying import RETRIES
 from flows.runners import outcome_of, task_runner
@@ -39,17 +39,16 @@ def explore(model: str, target: str, points: int = 8) -> Explored:
     """Measure `points` candidates for a target, those of earlier runs included, and publish the frontier among them.
 
     Raises JobError for a target whose packages cannot run here, where nothing is in production yet, and where no package holds;
-    UnknownNameError for a base that is not onboarded.
+    and what `onboarded` raises.
     """
-    base = declared(model)
     why = edge_targets.load(target).cannot_run_here
     if why is not None:
         raise JobError(f"a frontier is measured, and packages for {target} run on their device only: {why}")
     ensure_space(settings().root)
     registry = tracking.store()
-    _production(registry, base.name, target)
-    search = measured(ground(base, resolve(base.source, settings().cache).folder, target), points)
-    return publish_frontier(registry, search)
+    _production(registry, declared(model).name, target)
+    with onboarded(model) as (base, origin):
+        return publish_frontier(registry, measured(ground(base, origin.folder, target), points))
 
 
 def measured(start: Ground, points: int) -> Search:

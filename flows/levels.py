@@ -8,32 +8,29 @@ from tempfile import TemporaryDirectory
 from components.progress import progress, say
 from components.quiet import quiet_libraries
 from flows import tracking
-from flows.bases import declared
-from flows.settings import settings
 from registry.manifest import MANIFEST_FILE, Manifest
 
 
 def make_levels(model: str, to: Path) -> Path:
     """Write the levels of an onboarded base's supernet to the folder `to`, with a manifest that `amoeba verify` reads.
 
-    Raises FileExistsError when `to` is there already.
+    Raises FileExistsError when `to` is there already, and what `onboarded` raises.
     """
-    base = declared(model)
     if to.exists():
         raise FileExistsError(f"{to} is there already; name a folder that is not, or remove it")
     quiet_libraries()
     import torch
 
     from components.adaptive import save_adaptive
-    from components.base import resolve
     from components.data import Data
     from components.levels import save_levels
     from components.prompts import PromptSettings, train_score_head
     from components.supernet import Supernet
+    from flows.onboarded import onboarded
 
-    with TemporaryDirectory(prefix=f".{to.name}.partial-", dir=to.resolve().parent) as beside:
+    partial = TemporaryDirectory(prefix=f".{to.name}.partial-", dir=to.resolve().parent)
+    with onboarded(model) as (base, origin), partial as beside:
         folder = Path(beside) / to.name
-        origin = resolve(base.source, settings().cache)
         made = Data.load(base.artifacts / "data")
         supernet = Supernet.load(base.artifacts / "supernet", origin.load(torch.float32))
         say("levels: teaching the score head")

@@ -14,5 +14,6 @@ def one_at_a_time(base: str, key: str = "") -> AbstractContextManager[None]:
     Whoever comes second says so, waits, and finds it done. A thread that holds it may take it again.
     """
     return alone(
-        settings().home / "onboarding" / f"{key or base}.lock", f"{base} is being onboarded by another process"
+        settings().home / "onboarding" / f"{key or base}.lock",
+        f"{base} is being onboarded or built from by another process",
     )

@@ -13,12 +13,12 @@ from typing import Any
 from prefect import flow
 
 import edge_targets
-from components.base import resolve
 from components.frontier import Point
 from edge_targets._target import Budget
 from flows import calibrating, choosing, considered, measuring, packaging, tracking
-from flows.bases import Declared, declared
+from flows.bases import Declared
 from flows.choosing import Choice
+from flows.onboarded import onboarded
 from flows.publishing import publish
 from flows.settings import settings
 from flows.space import ensure_space
@@ -53,13 +53,12 @@ def package(
 
     With `here` the budget is this machine's, as far as anything ran on it that says what the rest would take.
 
-    Raises JobError where nothing fits, UnknownNameError for a base that is not onboarded.
+    Raises JobError where nothing fits, and what `onboarded` raises.
     """
-    base = declared(model)
     edge_targets.load(target)
     ensure_space(settings().root)
-    origin = resolve(base.source, settings().cache)
-    return release(base, build(base, origin.folder, target, budget, here=here), alias)
+    with onboarded(model) as (base, origin):
+        return release(base, build(base, origin.folder, target, budget, here=here), alias)
 
 
 @step("build {target}")

@@ -402,7 +402,7 @@ def two_at_once(world: World) -> Iterator[Run]:
             own = [name for name in world.wanted if name.startswith(f"artifacts/{BASE}/")]
             assert {name: found[name] for name in own} == {name: world.wanted[name] for name in own}
 
-    yield "the same base", partial(run, BASE, f"{BASE} is being onboarded by another process; waiting")
+    yield "the same base", partial(run, BASE, f"{BASE} is being onboarded or built from by another process; waiting")
     yield "two bases", partial(run, OTHER, "DVC is at work for another onboarding in this workspace; waiting")
 
 

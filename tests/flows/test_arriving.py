@@ -125,7 +125,7 @@ def test_who_comes_second_waits_and_says_so(workspace: Path, capsys: pytest.Capt
     threads[0].start()
     assert inside.wait(60)
     threads[1].start()
-    while "one is being onboarded by another process; waiting" not in capsys.readouterr().err:
+    while "one is being onboarded or built from by another process; waiting" not in capsys.readouterr().err:
         assert threads[1].is_alive()
     leave.set()
     for thread in threads:

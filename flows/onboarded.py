@@ -1,0 +1,33 @@
+"""A base that was onboarded, for whoever builds from what was made of it: held still, and no other than what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from components.base import Base, BaseError, resolve
+from flows import data
+from flows.bases import Declared, declared
+from flows.onboarding_lock import one_at_a_time
+from flows.settings import settings
+
+
+@contextmanager
+def onboarded(name: str) -> Iterator[tuple[Declared, Base]]:
+    """What `bases.yaml` says of the base, and its files; nobody onboards it meanwhile.
+
+    What is published carries the base's fingerprint and the revisions of `dvc.lock`, so the files that it is built from must be
+    those. Raises UnknownNameError for a base that is not declared, BaseError where its files are others by now, StageError where
+    its data or its supernet are.
+    """
+    with one_at_a_time(declared(name).name):
+        base = declared(name)
+        origin = resolve(base.source, settings().cache)
+        if origin.fingerprint != base.fingerprint:
+            raise BaseError(
+                f"{base.source} now has fingerprint {origin.fingerprint[:12]}, bases.yaml names {base.fingerprint[:12]}: "
+                "the base has changed; `amoeba onboard` takes up the new one"
+            )
+        for stage in ("data", "supernet"):
+            data.check(stage, base)
+        yield base, origin
