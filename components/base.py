@@ -225,6 +225,9 @@ def complete_texts(base: Base, out: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "LICENSE"):
         if (base.folder / name).is_file():
             shutil.copyfile(base.folder / name, out / name)
+    tokenizer = json.loads((out / "tokenizer.json").read_text())
+    if tokenizer.get("truncation") or tokenizer.get("padding"):  # of the base's training; every reader would apply them
+        (out / "tokenizer.json").write_text(json.dumps({**tokenizer, "truncation": None, "padding": None}) + "\n")
     if not (out / "chat_template.jinja").is_file():
         settings = json.loads((out / "tokenizer_config.json").read_text())
         (out / "chat_template.jinja").write_text(settings["chat_template"])

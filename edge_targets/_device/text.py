@@ -21,6 +21,9 @@ class Text:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # tokenizers raises bare Exception
             raise PackageError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        # A tokenizer saved after padded training keeps both; a prompt is neither cut nor filled.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._settings: Mapping[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
         self._template = (folder / "chat_template.jinja").read_text()
 
