@@ -283,9 +283,11 @@ def tokenize(
 
 
 def question_of(item: Item, encode: Encode) -> Question:
-    choices = tuple(tuple(encode(" " + choice)) for choice in item.choices)
+    """A choice is what comes after the context's tokens where both are encoded as one text, as lm-evaluation-harness has it."""
+    context = tuple(encode(item.context.rstrip()))
+    choices = tuple(tuple(encode(f"{item.context} {choice}")[len(context) :]) for choice in item.choices)
     lengths = tuple(len(choice) for choice in item.choices)
-    return Question(item.task, tuple(encode(item.context)), choices, lengths, item.gold)
+    return Question(item.task, context, choices, lengths, item.gold)
 
 
 def pack(rows: Iterable[Sequence[int]], length: int, count: int, end: int) -> NDArray[np.int32]:

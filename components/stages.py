@@ -234,25 +234,32 @@ def _watched(space: ShapeSpace) -> tuple[AnyShape, ...]:
 
 
 class _Tokenizer:
-    """The base's own tokenizer, as transformers loads it."""
+    """The base's `tokenizer.json` as it stands, which is what devices read, and the base's chat template.
+
+    A family's class in transformers builds a tokenizer of its own around the file's vocabulary, and for some bases another.
+    """
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+        from tokenizers import Tokenizer
+        from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._ids = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._ids.no_truncation()
+        self._ids.no_padding()
+        self._template = PreTrainedTokenizerFast.from_pretrained(folder)
         named = AutoConfig.from_pretrained(folder).eos_token_id
         if (folder / "generation_config.json").is_file():
             named = GenerationConfig.from_pretrained(folder).eos_token_id or named
-        self.ends = tuple([named] if isinstance(named, int) else named or [self._tokenizer.eos_token_id])
+        self.ends = tuple([named] if isinstance(named, int) else named or [self._template.eos_token_id])
         self.end: int = self.ends[0]
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self._ids.encode(text, add_special_tokens=False).ids
         return ids
 
     def chat(self, question: str) -> list[int]:
         asked = [{"role": "user", "content": question}]
-        return self.encode(str(self._tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)))
+        return self.encode(str(self._template.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)))
 
 
 def _spread(items: tuple[str, ...], count: int) -> list[str]:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from components.data import (
     own_corpus,
     pack,
     pinned_corpus,
+    question_of,
     tokenize,
 )
 from components.pinned import PinnedPackage, UnavailableError
@@ -132,6 +134,18 @@ def test_a_task_that_is_measured_on_whole_has_no_questions_for_selection(tmp_pat
         ValueError, match=r"made has 1 questions, and data\.questions measures on 2 of them: none is left"
     ):
         own_corpus(tmp_path, replace(SETTINGS, selection_questions={"made": 1}), tmp_path)
+
+
+@pytest.mark.parametrize("context", ["q r", "q r "])
+def test_a_choice_is_encoded_where_it_stands_after_its_context(context: str) -> None:
+    def encode(text: str) -> list[int]:
+        """As SentencePiece's first tokenizers: every text has a space before it, every word the space before it."""
+        pieces = re.findall("_+$|_(?=_)|_[^_]+", "_" + text.replace(" ", "_"))
+        return [["_", "_q", "_r", "_c", "_d"].index(piece) for piece in pieces]
+
+    question = question_of(Item("made", context, ("c", "d"), 1), encode)
+    assert question.context == (1, 2)
+    assert question.choices == (((3,), (4,)) if context == "q r" else ((0, 3), (0, 4)))
 
 
 def test_evaluation_text_that_is_learned_from_is_an_error() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from fixtures.tiny import make_model, write_base
 
+from components.stages import _Tokenizer
 from edge_targets._device.text import Text
 
 SIX_WORDS = "w2 w3 w4 w5 w6 w7"
@@ -37,3 +39,28 @@ def saved_after_padded_training(folder: Path) -> None:
 def test_a_tokenizer_saved_after_padded_training_neither_cuts_nor_fills_a_prompt(folder: Path) -> None:
     saved_after_padded_training(folder)
     assert Text(folder).encode(SIX_WORDS) == [2, 3, 4, 5, 6, 7]
+
+
+def in_the_manner_of_sentencepiece(folder: Path) -> None:
+    """A Llama base of the first kind: its file puts a space before each piece of text, which transformers' class does not."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers
+
+    pieces = ("<unk>", "<s>", "</s>", "▁", "\n", *(letter for word in "abc" for letter in (word, f"▁{word}")))
+    merges = [("▁", letter) for letter in "abc"]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{{ eos_token }}{% endfor %}\n"
+    )
+
+
+def test_the_pipeline_reads_a_chat_and_a_text_as_a_device_does(whole: Path, folder: Path) -> None:
+    in_the_manner_of_sentencepiece(folder)
+    (folder / "config.json").write_bytes((whole / "config.json").read_bytes())
+    base, device = _Tokenizer(folder), Text(folder)
+    assert base.chat("a b") == device.chat([{"role": "user", "content": "a b"}])
+    assert base.encode("a c</s>b") == device.encode("a c</s>b") == [6, 10, 2, 8]
