@@ -252,14 +252,22 @@ class _Tokenizer:
             named = GenerationConfig.from_pretrained(folder).eos_token_id or named
         self.ends = tuple([named] if isinstance(named, int) else named or [self._template.eos_token_id])
         self.end: int = self.ends[0]
+        self.chat("Can a device chat with this?")
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._ids.encode(text, add_special_tokens=False).ids
         return ids
 
     def chat(self, question: str) -> list[int]:
+        """Token ids up to where the answer starts; raises BaseError where the base's template takes no plain question."""
         asked = [{"role": "user", "content": question}]
-        return self.encode(str(self._template.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)))
+        try:
+            text = self._template.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # what a template computes may raise any kind
+            raise BaseError(
+                f"the base's chat template refused a question ({error}), and devices chat with it; mend the template"
+            ) from error
+        return self.encode(str(text))
 
 
 def _spread(items: tuple[str, ...], count: int) -> list[str]:

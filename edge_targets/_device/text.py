@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .facts import PackageError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 class Text:
@@ -52,25 +55,47 @@ class Text:
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation up to where the assistant's next answer starts."""
-        from jinja2.exceptions import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> NoReturn:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = refuse
-        environment.globals["strftime_now"] = date.today().strftime
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         special = {
             name: value["content"] if isinstance(value, dict) else value
             for name, value in self._settings.items()
             if name in ("bos_token", "eos_token", "pad_token", "unk_token") and value is not None
         }
+        known = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True, **special}
+        environment = _environment()
         try:
-            text = environment.from_string(self._template).render(
-                messages=list(messages), add_generation_prompt=True, **special
-            )
-        except TemplateError as error:
+            text = environment.from_string(self._template).render(known)
+        except Exception as error:  # what a template computes may raise any kind
             raise PackageError(f"the chat template refused the conversation: {error}") from error
         return self.encode(text)
+
+
+def _environment() -> Environment:
+    """What transformers renders chat templates in: sandboxed, with `break`, `continue` and `generation`."""
+    from jinja2 import nodes
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what is learned from in training; here its content is text as any other."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    def refuse(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    def tojson(value: object, **options: Any) -> str:
+        return json.dumps(value, **{"ensure_ascii": False, **options})
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = date.today().strftime
+    environment.filters["tojson"] = tojson
+    return environment

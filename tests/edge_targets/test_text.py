@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from fixtures.tiny import make_model, write_base
 
+from components.base import BaseError
 from components.stages import _Tokenizer
+from edge_targets._device.facts import PackageError
 from edge_targets._device.text import Text
 
 SIX_WORDS = "w2 w3 w4 w5 w6 w7"
@@ -21,8 +23,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
-    """A base's texts, without its weights."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    """A base without its weights."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     return tmp_path
 
@@ -58,9 +60,37 @@ def in_the_manner_of_sentencepiece(folder: Path) -> None:
     )
 
 
-def test_the_pipeline_reads_a_chat_and_a_text_as_a_device_does(whole: Path, folder: Path) -> None:
+def test_the_pipeline_reads_a_chat_and_a_text_as_a_device_does(folder: Path) -> None:
     in_the_manner_of_sentencepiece(folder)
-    (folder / "config.json").write_bytes((whole / "config.json").read_bytes())
     base, device = _Tokenizer(folder), Text(folder)
     assert base.chat("a b") == device.chat([{"role": "user", "content": "a b"}])
     assert base.encode("a c</s>b") == device.encode("a c</s>b") == [6, 10, 2, 8]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if tools is not none %}{{ tools | tojson }}{% endif %}{% if documents is not none %}w9{% endif %}w2",
+        "{% for m in messages * 2 %}{{ m['content'] }} {% break %}{% endfor %}",
+        "{% set a = 'w5' %}{% generation %}{% set a = 'w6' %}{{ messages[0]['content'] }} {% endgeneration %}{{ a }}",
+        "{{ {'ü': 1} | tojson(ensure_ascii=True) }} w3",
+    ],
+)
+def test_a_template_that_transformers_renders_gives_a_device_the_same_ids(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    assert Text(folder).chat([{"role": "user", "content": "w4"}]) == _Tokenizer(folder).chat("w4")
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no user here') }}", "{{ 1 + 'a' }}", "{% if %}"])
+def test_a_template_that_takes_no_question_is_refused_before_any_work(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(BaseError, match="the base's chat template refused a question "):
+        _Tokenizer(folder)
+    with pytest.raises(PackageError, match="the chat template refused the conversation: "):
+        Text(folder).chat([{"role": "user", "content": "w4"}])
+
+
+def test_a_template_stays_in_its_sandbox(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    with pytest.raises(PackageError, match="unsafe"):
+        Text(folder).chat([{"role": "user", "content": "w4"}])
