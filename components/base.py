@@ -197,8 +197,12 @@ def _check_whole(path: Path) -> None:
         raise BaseError(f"{path} is truncated or damaged ({error}); fetch it again") from error
 
 
-def _inline_template(folder: Path) -> bool:
-    return bool(json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template"))
+def _inline_template(folder: Path) -> str:
+    """The chat template in `tokenizer_config.json`, of several named ones the default; empty where there is none."""
+    held = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template") or ""
+    if isinstance(held, list):
+        held = {one["name"]: one["template"] for one in held}.get("default", "")
+    return str(held)
 
 
 def _licence(folder: Path) -> str:
@@ -229,7 +233,6 @@ def complete_texts(base: Base, out: Path) -> None:
     if tokenizer.get("truncation") or tokenizer.get("padding"):  # of the base's training; every reader would apply them
         (out / "tokenizer.json").write_text(json.dumps({**tokenizer, "truncation": None, "padding": None}) + "\n")
     if not (out / "chat_template.jinja").is_file():
-        settings = json.loads((out / "tokenizer_config.json").read_text())
-        (out / "chat_template.jinja").write_text(settings["chat_template"])
+        (out / "chat_template.jinja").write_text(_inline_template(out))
     if not (out / "LICENSE").is_file():
         (out / "LICENSE").write_text(f"Licence of the base model {base.source}: {base.licence}\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from fixtures.tiny import make_model, write_base
 from tokenizers import Tokenizer
 
-from components.base import complete_texts, resolve
+from components.base import BaseError, complete_texts, resolve
 
 
 @pytest.fixture
@@ -36,3 +37,23 @@ def test_a_checkpoint_s_tokenizer_neither_cuts_nor_fills_a_prompt(folder: Path) 
     saved.save(file)
     assert saved.encode("w2 w3 w4 w5 w6").ids == [2, 3, 4, 5, 0, 0, 0, 0]
     assert Tokenizer.from_file(str(carried(folder) / "tokenizer.json")).encode("w2 w3 w4 w5 w6").ids == [2, 3, 4, 5, 6]
+
+
+def with_templates(folder: Path, *names: str) -> Path:
+    """The base with named chat templates in its tokenizer's settings and no file of its own."""
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = [{"name": name, "template": f"the {name} one"} for name in names]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_of_several_chat_templates_a_checkpoint_carries_the_default_one(folder: Path) -> None:
+    assert (
+        carried(with_templates(folder, "tool_use", "default")) / "chat_template.jinja"
+    ).read_text() == "the default one"
+
+
+def test_a_base_whose_chat_templates_have_no_default_is_refused(folder: Path) -> None:
+    with pytest.raises(BaseError, match="has no chat template"):
+        resolve(str(with_templates(folder, "tool_use")), folder.parent)
