@@ -42,6 +42,7 @@ def save_levels(supernet: Supernet, shapes: Sequence[AnyShape], folder: Path, ba
         levels[str(shape)] = [[p.index, p.attention, p.neurons] for p in supernet.selection.cut(shape).layers]
     with supernet.active(supernet.full) as full:
         full.config.save_pretrained(folder)
+        full.generation_config.save_pretrained(folder)
         for name, parameter in full.named_parameters():
             if not name.endswith(("A_ERI", "B_EOR")):
                 plain = name.replace(".weight_OI", ".weight").replace(".bias_O", ".bias")

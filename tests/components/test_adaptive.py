@@ -24,7 +24,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_levels(made, SHAPES, out)
     questions = [Question("made", tuple(row[:20]), ((5,), (7,)), (1, 1), 0) for row in TOKENS.tolist()]
     save_adaptive(out, head, settings, questions)
-    (out / "generation_config.json").write_text('{"eos_token_id": 1}')
     return out
 
 
