@@ -102,8 +102,15 @@ def finetune(
     a file, training saves to it and continues from it: killed and resumed gives the same bits as never killed. What
     the callbacks note of the training, as JSON values in `notes`, is saved with it and comes back. A checkpoint that is not
     what was saved is left, and training starts anew. Every process of a `team` reads its share of each batch. Raises
-    DivergedError naming the batch whose loss is not finite, and ValueError for a checkpoint of other settings.
+    DivergedError naming the batch whose loss is not finite, and ValueError for a checkpoint of other settings and for a batch
+    that the team cannot share, or a share that cannot be read in `accumulate` equal parts.
     """
+    share = len(team.share(list(range(settings.batch_size))))
+    if share % settings.accumulate:
+        raise ValueError(
+            f"finetune.accumulate {settings.accumulate} must divide the {share} windows that each process reads of "
+            f"batch_size {settings.batch_size}"
+        )
     trained = supernet.trainable()
     optimizer = torch.optim.AdamW(_groups(trained, settings), weight_decay=0.0, fused=True)
     saved = _Checkpoint(checkpoint, trained, optimizer, _configuration(supernet, settings), notes)

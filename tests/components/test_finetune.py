@@ -1,6 +1,7 @@
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from components.selection import SelectionSettings, select
 from components.shape import Shape, ShapeSpace, parse_shape
 from components.smol import AdapterSettings, usage_entropy
 from components.supernet import Supernet
+from components.team import Team
 
 SETTINGS = FinetuneSettings(
     steps=40,
@@ -137,6 +139,17 @@ def test_a_batch_read_in_parts_steps_like_the_mean_of_its_parts() -> None:
     for name, tensor in parted.trainable().items():
         if not name.startswith("gate."):
             torch.testing.assert_close(tensor.grad, wanted[name].grad)
+
+
+@pytest.mark.parametrize(("batch", "processes", "share"), [(8, 4, 2), (12, 2, 6)])
+def test_a_share_that_cannot_be_read_in_equal_parts_is_refused_before_any_work(
+    batch: int, processes: int, share: int
+) -> None:
+    team = Team(SimpleNamespace(num_processes=processes, process_index=0))  # type: ignore[arg-type]
+    settings, asked = replace(SETTINGS, batch_size=batch, accumulate=4), []
+    with pytest.raises(ValueError, match=f"accumulate 4 must divide the {share} windows .* batch_size {batch}"):
+        finetune(supernet(), WINDOWS, settings, on_evaluate=asked.append, team=team)
+    assert not asked
 
 
 def test_an_in_place_teacher_learns_from_the_text_and_teaches() -> None:
