@@ -80,8 +80,9 @@ class Team:
             return
         for tensor in trained:
             if tensor.grad is not None:
-                averaged: Any = self.accelerator.reduce(tensor.grad, reduction="mean")
-                tensor.grad = averaged
+                # The gate stays on the processor, where NCCL reduces nothing.
+                averaged: Any = self.accelerator.reduce(tensor.grad.to(self.device), reduction="mean")
+                tensor.grad = averaged.to(tensor.device)
 
 
 ALONE = Team()

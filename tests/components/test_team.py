@@ -85,6 +85,27 @@ def test_alone_a_batch_is_read_whole_and_gradients_are_left_as_they_are() -> Non
     assert torch.equal(tensor.grad, torch.ones(2))  # type: ignore[arg-type]
 
 
+class OnItsDeviceAlone:
+    """An accelerator that reduces only what is on its device, as NCCL does; `meta` stands for a device that is not here."""
+
+    device = torch.device("meta")
+
+    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+        assert reduction == "mean"
+        if tensor.device != self.device:
+            raise RuntimeError(f"No backend type associated with device type {tensor.device.type}")
+        return torch.full_like(tensor, 3.0, device="cpu")
+
+
+def test_gradients_of_what_stays_on_the_processor_are_averaged_on_the_accelerator() -> None:
+    from components.team import Team
+
+    tensor = torch.ones(2, requires_grad=True)
+    tensor.sum().backward()
+    Team(OnItsDeviceAlone()).average_gradients([tensor])  # type: ignore[arg-type]
+    assert torch.equal(tensor.grad, torch.full((2,), 3.0))  # type: ignore[arg-type]
+
+
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     from types import SimpleNamespace
 
