@@ -87,8 +87,11 @@ class ShapeMetric:
             kept = shape.layers[index]
             if not kept.gone:
                 neurons = kept.neurons(self._model.config.intermediate_size, self._multiple)
+                arguments = dict(self._arguments_L[index])
+                if arguments.get("attention_mask") is not None:  # a sliding window shorter than the sequences
+                    arguments["attention_mask"] = arguments["attention_mask"][rows]
                 hidden_BTH = family.run_layer(
-                    self._layers[index], hidden_BTH, self._arguments_L[index], attention=kept.attention, neurons=neurons
+                    self._layers[index], hidden_BTH, arguments, attention=kept.attention, neurons=neurons
                 )
                 self.layer_evaluations += 1
         return float(self._readout.read(self._model, hidden_BTH, groups).mean())

@@ -163,6 +163,13 @@ def test_every_metric_of_a_shape_equals_the_extracted_subnets(
     assert metric(SHAPE) == pytest.approx(float(wanted), rel=1e-4)
 
 
+def test_a_sliding_window_shorter_than_the_sequences_masks_a_part_of_them_as_it_masks_all(tokens: torch.Tensor) -> None:
+    model = make_model("mistral")
+    model.config.sliding_window = 8
+    at_once = ShapeMetric(model, tokens)(SHAPE)
+    assert ShapeMetric(model, tokens)(SHAPE, good_enough=at_once) == pytest.approx(at_once, rel=1e-4)
+
+
 def test_the_choice_error_is_what_evaluation_says_of_the_subnet(
     sorted_model: PreTrainedModel, subnet: PreTrainedModel
 ) -> None:
