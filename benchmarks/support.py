@@ -31,6 +31,7 @@ Made by `python -m benchmarks.support` from real attempts: a tiny random model o
 and compared with torch. *works*: its logits are torch's to within what its bits explain, and what it writes with its cache is
 what it writes without. *refused*: no package, for the reason under the table. *not run here*: packaged, but only the device
 can run it. Layers that differ: one without attention, one without an FFN, and FFNs of two widths. Hidden size 64.
+A sliding window is taken where it is at least as long as the context, which it then masks nothing of; a shorter one is refused.
 """
 Table = Mapping[str, Mapping[str, Outcome]]
 """Outcomes by kind of shape, then by quantization."""

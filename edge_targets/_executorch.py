@@ -145,11 +145,7 @@ def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _ROPE_TYPES:
         raise PackageError(f"rope_type is {kind!r}; programs are made with {', '.join(_ROPE_TYPES)}")
-    window = config.get("sliding_window")
-    if window and config.get("use_sliding_window", True) and window < request.context_length:
-        raise PackageError(
-            f"sliding_window is {window} and sliding windows are not expressed; ask for a context of at most {window}"
-        )
+    _package.check_window(config, request.context_length)
     return config
 
 

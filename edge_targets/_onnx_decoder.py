@@ -16,6 +16,7 @@ import numpy as np
 
 from components.checkpoint import architecture_of, layers_of
 from edge_targets._onnx_blocks import Floats
+from edge_targets._package import check_window
 from edge_targets._target import PackageError
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
@@ -62,6 +63,7 @@ def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
     longest = config["max_position_embeddings"]
     if not 1 <= context_length <= longest:
         raise PackageError(f"a context of {context_length} tokens was asked for; the model takes 1 to {longest}")
+    check_window(config, context_length)
     heads = config["num_attention_heads"]
     return Decoder(
         layers=tuple((attends, neurons > 0) for attends, neurons in layers_of(config)),
@@ -81,12 +83,10 @@ def _refuse_unsupported(config: Mapping[str, Any], rope: Mapping[str, Any]) -> N
     architecture = architecture_of(config)
     if architecture not in ARCHITECTURES:
         raise PackageError(f"the architecture is {architecture}; the graph is written for {', '.join(ARCHITECTURES)}")
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     facts: tuple[tuple[str, object, object], ...] = (
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
         ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)), 1.0),
         ("hidden_act", config.get("hidden_act", "silu"), "silu"),
-        ("sliding_window", window, None),
     )
     for name, given, wanted in facts:
         if given != wanted:

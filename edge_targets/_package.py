@@ -96,6 +96,15 @@ def _copy_device_code(to: Path, runner: str) -> None:
         )
 
 
+def check_window(config: Mapping[str, Any], context_length: int) -> None:
+    """Raise PackageError for a sliding window that would mask some of the context; a longer one masks nothing."""
+    window = config.get("sliding_window")
+    if window and config.get("use_sliding_window", True) and window < context_length:
+        raise PackageError(
+            f"sliding_window is {window} and sliding windows are not expressed; ask for a context of at most {window}"
+        )
+
+
 def kv_cache_bytes(config: Mapping[str, Any], context_length: int, cached_value_bytes: int = 4) -> int:
     """Bytes of keys and values of all attending layers at a full context, counted as they are predicted."""
     weights = Weights.of(config, layers_of(config), cached_value_bytes=cached_value_bytes)

@@ -133,9 +133,10 @@ def test_a_prompt_longer_than_one_chunk_has_torch_s_logits(runner: OnnxRunner, m
         lambda: llama(attention_bias=True, mlp_bias=True),
         lambda: llama(rope_parameters={"rope_type": "default", "rope_theta": 300.0}),
         lambda: MistralForCausalLM(MistralConfig(sliding_window=None, **SIZES)),
+        lambda: MistralForCausalLM(MistralConfig(sliding_window=CONTEXT, **SIZES)),
         lambda: Qwen2ForCausalLM(Qwen2Config(use_sliding_window=False, **SIZES)),
     ],
-    ids=["tied", "biases", "rope_theta", "mistral", "qwen2"],
+    ids=["tied", "biases", "rope_theta", "mistral", "a window as long as the context", "qwen2"],
 )
 def test_the_other_decoders_that_are_taken_have_torch_s_logits(
     other: Callable[[], PreTrainedModel], tmp_path: Path
@@ -339,7 +340,7 @@ def test_a_model_file_that_does_not_load_is_refused_by_name(folder: Path, tmp_pa
         ({"architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM; the graph is written for LlamaForCausalLM"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type is 'llama3'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_type is 'linear'"),
-        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, "sliding_window is 64"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, "sliding_window is 64 .* at most 64"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; the ONNX graph is written for 'silu'"),
         ({"max_position_embeddings": 512}, "640 tokens was asked for; the model takes 1 to 512"),
         ({"num_hidden_layers": 4}, r"no weight model\.layers\.3\."),
