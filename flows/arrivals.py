@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.progress import say
 from flows import tracking
 from flows.watched import Watched
 
@@ -65,15 +66,28 @@ def _on_hub(watched: Watched) -> tuple[Arrival, ...]:
 
 
 def _dropped(watched: Watched, folder: Path) -> tuple[Arrival, ...]:
-    """The folder itself where it is a model's, else every model's folder in it that has a name of its own already."""
-    if not folder.is_dir():
-        raise SourceError(f"{folder} is no folder; make it, or `amoeba bases remove {watched.source}`")
-    candidates = [folder] if (folder / "config.json").is_file() else sorted(filter(Path.is_dir, folder.iterdir()))
-    return tuple(
-        Arrival(str(candidate), _state(candidate), watched)
-        for candidate in candidates
-        if (candidate / "config.json").is_file() and not candidate.name.startswith(".")
-    )
+    """The folder itself where it is a model's, else every model's folder in it that has a name of its own already.
+
+    One of them that cannot be read is told, and keeps no other from arriving.
+    """
+    try:
+        if not folder.is_dir():
+            raise SourceError(f"{folder} is no folder; make it, or `amoeba bases remove {watched.source}`")
+        candidates = [folder] if _is_model(folder) else sorted(filter(Path.is_dir, folder.iterdir()))
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be read: {error}") from error
+    found = []
+    for candidate in candidates:
+        try:
+            if not candidate.name.startswith(".") and _is_model(candidate):
+                found.append(Arrival(str(candidate), _state(candidate), watched))
+        except OSError as error:
+            say(f"{candidate} cannot be read: {error}")
+    return tuple(found)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def _state(folder: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
@@ -20,6 +22,8 @@ REFUSED = "Refused"
 """The state of a run that another try would not help."""
 AFTER_S = (0, 60, 900)
 """When each try of an onboarding begins, after the one before failed or was lost."""
+_ASK_AGAIN_S = 60.0
+"""Between two questions after what was begun, however rarely the sources are looked at."""
 
 
 def start(arrival: Arrival, tries: Callable[[Arrival, int], FlowRun] | None = None) -> bool:
@@ -58,9 +62,12 @@ class Watcher:
     def __init__(
         self, every_s: float | None, begin: Callable[[Arrival], bool] = start, watch: Watch | None = None
     ) -> None:
-        """`every_s` None: only when it is woken. `begin` says whether there is nothing left to start."""
-        self._every_s, self._begin, self._watch = every_s, begin, watch or Watch()
+        """`every_s` None: once, and when it is woken. `begin` says whether there is nothing left to start."""
+        self._every_s = math.inf if every_s is None else every_s
+        self._begin, self._watch = begin, watch or Watch()
         self._settled: set[str] = set()
+        self._open: tuple[Arrival, ...] = ()
+        """What the last look found and is not settled."""
         self._woken, self._stopped = threading.Event(), threading.Event()
 
     def wake(self) -> None:
@@ -71,8 +78,14 @@ class Watcher:
         self._woken.set()
 
     def look(self) -> None:
-        """Once. What cannot be started now is started at a later look."""
-        for arrival in self._watch.whole(watched(), say):
+        """At every source, once, and begin what is there."""
+        self._open = self._watch.whole(watched(), say)
+        self.go_on()
+        metrics.sources_looked_at()
+
+    def go_on(self) -> None:
+        """Begin or ask after what the last look found; no source is asked. What cannot be started now stays open."""
+        for arrival in self._open:
             if arrival.key in self._settled:
                 continue
             try:
@@ -80,17 +93,25 @@ class Watcher:
                     self._settled.add(arrival.key)
             except Exception as error:  # the Prefect server's and its transport's errors share no base class
                 say(f"{arrival.source} cannot be started now: {error}")
-        metrics.sources_looked_at()
+        self._open = tuple(arrival for arrival in self._open if arrival.key not in self._settled)
 
     def run(self) -> None:
-        """Until it is stopped, whatever goes wrong in between."""
+        """Until it is stopped, whatever goes wrong in between; a failed try is noticed between two looks, too."""
+        next_look = time.monotonic()
         while not self._stopped.is_set():
-            self._woken.clear()
+            looking = self._woken.is_set() or time.monotonic() >= next_look
             try:
-                self.look()
+                if looking:
+                    self._woken.clear()
+                    self.look()
+                else:
+                    self.go_on()
             except Exception as error:  # such as a bases.yaml that somebody is editing
                 say(f"the sources cannot be looked at now: {error}")
-            self._woken.wait(self._every_s)
+            if looking:
+                next_look = time.monotonic() + self._every_s
+            most_s = _ASK_AGAIN_S if self._open else threading.TIMEOUT_MAX
+            self._woken.wait(min(next_look - time.monotonic(), most_s))
 
 
 def is_watched(model: str, bases: tuple[Watched, ...]) -> bool:

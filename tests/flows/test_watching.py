@@ -128,6 +128,29 @@ def test_a_folder_that_is_gone_is_said(tmp_path: Path) -> None:
         arrivals(Watched(str(tmp_path / "gone"), "tiny"))
 
 
+def test_a_model_that_cannot_be_read_is_told_and_keeps_no_other_from_arriving(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (_model(tmp_path / "damaged") / "model.safetensors").symlink_to("model.safetensors")
+    _model(tmp_path / "whole")
+    assert [Path(one.source).name for one in arrivals(Watched(str(tmp_path), "tiny"))] == ["whole"]
+    assert f"{tmp_path / 'damaged'} cannot be read: " in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_listed_stops_no_other_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)  # whoever runs the tests may be allowed everything
+    (tmp_path / "closed").mkdir()
+    whole = _model(tmp_path / "whole")
+    watch, said = Watch(), list[str]()
+    both = (Watched(str(tmp_path / "closed"), "tiny"), Watched(str(whole), "tiny"))
+    watch.whole(both, said.append)
+    assert [one.source for one in watch.whole(both, said.append)] == [str(whole)]
+    assert said == [f"{tmp_path / 'closed'} cannot be read: [Errno 13] Permission denied: '{tmp_path / 'closed'}'"] * 2
+
+
 def test_a_hub_repository_arrives_at_the_commit_that_it_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
     class Hub:
         commits: ClassVar[dict[str, str]] = {"org/name": "c0ffee"}
@@ -273,6 +296,35 @@ def test_a_watcher_that_is_woken_looks_at_once_and_outlives_trouble(
     watcher.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("every_s", [None, 3600.0])
+def test_what_is_not_at_its_end_is_asked_after_though_the_sources_are_looked_at_later(
+    sources: _Sources, monkeypatch: pytest.MonkeyPatch, every_s: float | None
+) -> None:
+    monkeypatch.setattr(serving, "_ASK_AGAIN_S", 0.01)
+    answers = iter((RuntimeError("no server"), False, True))
+    looks, settled = list[Watched](), threading.Event()
+
+    def look(one: Watched) -> tuple[Arrival, ...]:
+        looks.append(one)
+        return sources.look(one)
+
+    def begin(arrival: Arrival) -> bool:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer:
+            settled.set()
+        return answer
+
+    watcher = Watcher(every_s, begin, Watch(look))
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    assert settled.wait(60)
+    watcher.stop()
+    thread.join(60)
+    assert looks == [HUB]
 
 
 class _Prefect:
