@@ -8,7 +8,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from components import messages
 from components.kept import forget
@@ -19,6 +21,8 @@ from flows.bases import Declared
 from flows.settings import settings
 from flows.workers import HungError, run
 
+_CONFIGURED = "configured"
+"""What DVC calls the remote of AMOEBA_DVC_REMOTE."""
 _LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 _LOCK_WAITS_S = (1, 2, 4, 8, 16, 32)
 _PASSING = (
@@ -75,11 +79,30 @@ def check(stage: str, base: Declared) -> None:
 
 
 def push(base: Declared) -> None:
-    """Send the base's three folders to the remote; nothing goes twice."""
+    """Send the base's three folders to AMOEBA_DVC_REMOTE, else to DVC's default remote; nothing goes twice.
+
+    The former is `configured` for DVC: `dvc pull --remote configured` reads it, and what else is set of it stays.
+    """
+    to: tuple[str, ...] = ()
+    local = _local_settings()
     if settings().dvc_remote:
-        _dvc("remote", "add", "--quiet", "--local", "--force", "--default", "configured", str(settings().dvc_remote))
-        _dvc("remote", "modify", "--quiet", "--local", "configured", "verify", "true")
-    _dvc("push", *(f"{stage}@{base.name}" for stage in STAGES))
+        to = ("--remote", _CONFIGURED)
+        known = local["remote"].get(_CONFIGURED, {})
+        for name, value in (("url", str(settings().dvc_remote)), ("verify", "true")):
+            if known.get(name) != value:
+                _dvc("config", "--quiet", "--local", f"remote.{_CONFIGURED}.{name}", value)
+    elif local["core"].get("remote") == _CONFIGURED:
+        say(f"AMOEBA_DVC_REMOTE is not set: DVC's default is the remote {_CONFIGURED!r} no longer")
+        _dvc("config", "--quiet", "--local", "--unset", "core.remote")
+    _dvc("push", *to, *(f"{stage}@{base.name}" for stage in STAGES))
+
+
+def _local_settings() -> Mapping[str, Any]:
+    """What `.dvc/config.local` says."""
+    from dvc.config import Config
+
+    known: Mapping[str, Any] = Config(str(settings().root / ".dvc"), validate=False).load_one("local")
+    return known
 
 
 def revision(stage: str, base: Declared) -> str:

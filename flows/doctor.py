@@ -115,10 +115,10 @@ def _registry() -> Finding:
 
 
 def _remote(root: Path) -> Finding:
-    outcome = subprocess.run(
-        [sys.executable, "-m", "dvc", "remote", "list"], cwd=root, capture_output=True, text=True, check=False
-    )
-    lines = [line for line in outcome.stdout.splitlines() if line.strip()]
-    if outcome.returncode != 0 or not lines:
+    if settings().dvc_remote and (root / ".dvc").is_dir():
+        return Finding("DVC remote", True, str(settings().dvc_remote))
+    command = [sys.executable, "-m", "dvc", "remote", "default"]
+    outcome = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if outcome.returncode != 0:
         return Finding("DVC remote", False, "none", "git init, dvc init, and dvc remote add -d NAME URL")
-    return Finding("DVC remote", True, settings().dvc_remote or lines[0].split()[0])
+    return Finding("DVC remote", True, outcome.stdout.strip())
