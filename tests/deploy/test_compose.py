@@ -96,6 +96,11 @@ def test_every_secret_has_a_line_to_fill_in_and_the_repository_holds_none() -> N
             assert not secret.search(name) or value.startswith("${"), name
 
 
+@pytest.mark.parametrize("file", ["deploy/.env", "lab.key"])
+def test_git_keeps_no_file_of_secrets_that_is_made_in_a_checkout(file: str) -> None:
+    assert _said("git", "-C", PROJECT, "check-ignore", "--no-index", file) == f"{file}\n"
+
+
 def test_new_secrets_are_long_new_each_time_and_of_characters_that_every_file_takes() -> None:
     once, again = new_secrets(), new_secrets()
     made = {name for name, value in once.items() if value != again[name]}
