@@ -3,8 +3,8 @@
     python users.py
 
 With MLFLOW_TRACKING_URI and the administrator's MLFLOW_TRACKING_USERNAME and _PASSWORD. Both exist afterwards with the passwords
-of BUILDER_PASSWORD and DEVICE_PASSWORD, whatever they had: run it again to change one. What a user makes it may change;
-everybody reads everything (deploy/mlflow/auth.ini), so `device` can pull and write nothing.
+of BUILDER_PASSWORD and DEVICE_PASSWORD, whatever they had: run it again to change one. Everybody reads everything, and what
+a user makes it may change (deploy/mlflow/auth.ini); `device` may make nothing (deploy/mlflow/readers.py).
 """
 
 from __future__ import annotations
