@@ -42,7 +42,8 @@ def back_up(keep: int) -> dict[str, Any]:
             dumps[database] = {"bytes": file.stat().st_size, "sha256": digest}
     source = stores.own()
     copied = {
-        name: stores.synchronise(source, (name, ""), target, (bucket, f"objects/{name}/")) for name in stores.BUCKETS
+        name: stores.synchronise(source, (name, ""), target, (bucket, f"objects/{name}/"), changed=True)
+        for name in stores.BUCKETS
     }
     record = {"stamp": stamp, "dumps": dumps, "objects_copied": copied}
     target.put_object(Bucket=bucket, Key=f"dumps/{stamp}/backup.json", Body=json.dumps(record).encode())

@@ -42,8 +42,10 @@ def restore(stamp: str) -> dict[str, int]:
                     f"{file.name} of {stamp} is damaged: its SHA-256 is another than was written down; take an older one"
                 )
         own = stores.own()
+        # A copy is newer than its original, which stays.
         copied = {
-            name: stores.synchronise(target, (bucket, f"objects/{name}/"), own, (name, "")) for name in stores.BUCKETS
+            name: stores.synchronise(target, (bucket, f"objects/{name}/"), own, (name, ""), changed=False)
+            for name in stores.BUCKETS
         }
         for database, file in files.items():
             command = [

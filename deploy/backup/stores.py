@@ -55,16 +55,17 @@ def copy(source: Any, of: tuple[str, str], target: Any, to: tuple[str, str]) -> 
     target.upload_fileobj(body, to[0], to[1])
 
 
-def synchronise(source: Any, of: tuple[str, str], target: Any, to: tuple[str, str]) -> int:
-    """Copy what `to` (bucket, prefix) lacks of `of`, or has in another size or from before a change; returns how many.
+def synchronise(source: Any, of: tuple[str, str], target: Any, to: tuple[str, str], *, changed: bool) -> int:
+    """Copy what `to` (bucket, prefix) lacks of `of`; returns how many.
 
-    Nothing is removed there: what was deleted by mistake is what backups are for.
+    Where `changed`, also what it has in another size or from before a change. Nothing is removed there: what was deleted by
+    mistake is what backups are for.
     """
     there = {entry.key: entry for entry in listed(target, *to)}
     copied = 0
     for entry in listed(source, *of):
         known = there.get(entry.key)
-        if known is None or known.size != entry.size or known.changed_s < entry.changed_s:
+        if known is None or (changed and (known.size != entry.size or known.changed_s < entry.changed_s)):
             copy(source, (of[0], of[1] + entry.key), target, (to[0], to[1] + entry.key))
             copied += 1
     return copied

@@ -47,6 +47,8 @@ def test_a_backup_brings_everything_back_to_machines_that_have_nothing(
         assert "there is no whole backup 1999" in _refusal(new, [*RESTORE, "1999"])
         done = json.loads(new.run("backup", command=[*RESTORE, "latest"], **place))
         assert done["objects_copied"] == first["objects_copied"]
+        twice = json.loads(new.run("backup", command=[*RESTORE, "latest"]))
+        assert twice["objects_copied"] == {"artifacts": 0, "dvc": 0}
         assert new.run("prefect", command=_psql("SELECT number FROM run")).strip() == "7"
         with running.mlflow(new):
             Store(new.address("mlflow")).pull(model, tmp_path / "pulled")
