@@ -1,12 +1,14 @@
 """The bytes behind one version: every file is bounded, fetched and hashed before anyone may have it.
 
 Over HTTP that is our own transfer, which goes on after a cut. Any other store is read through MLflow, listed first, so that no
-more than the manifest's bytes are asked for, and hashed after.
+more than the manifest's bytes are asked for, and hashed after. MLflow lists with the registry's credentials, wherever that is: so
+nothing is listed, nor removed, on a server that is not the registry.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 import threading
@@ -15,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from registry.errors import DamagedError, UnreachableError
+from registry.errors import DamagedError, MissingError, RegistryError, UnreachableError
 from registry.manifest import MOST_MANIFEST_BYTES, FileEntry
 from registry.paths import MANIFEST_FILE, SIGNATURE_FILE
 from registry.patience import Patience
+from registry.reaching import shown
 from registry.remote import Remote
 from registry.signature import MOST_SIGNATURE_BYTES
 from registry.transfer import Transfer, small
@@ -27,13 +30,16 @@ if TYPE_CHECKING:
     from mlflow.entities import FileInfo
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+_log = logging.getLogger(__name__)
+
 
 class Artifacts:
     """What an MLflow artifact location holds of one version."""
 
     def __init__(self, repository: ArtifactRepository, registry_uri: str, patience: Patience) -> None:
-        self._repository, self._patience = repository, patience
-        address = str(repository.artifact_uri)
+        # What `runs:` and `models:` lead to is a repository within theirs.
+        self._repository: ArtifactRepository = getattr(repository, "repo", repository)
+        self._patience, address = patience, str(self._repository.artifact_uri)
         self._remote = Remote(address, registry_uri, patience) if address.startswith(("http://", "https://")) else None
         self.is_near = urlsplit(address).scheme in ("", "file")
         """Whether the bytes are on this machine already."""
@@ -74,20 +80,31 @@ class Artifacts:
         return self._small(MANIFEST_FILE, MOST_MANIFEST_BYTES)
 
     def signature(self) -> bytes | None:
-        """The signature's bytes, None where there is none; raises DamagedError when too many."""
-        return self._small(SIGNATURE_FILE, MOST_SIGNATURE_BYTES) if self._listed(SIGNATURE_FILE) else None
+        """The signature's bytes, None where there is none; raises DamagedError when too many.
+
+        A server that is not the registry is asked for it, and may answer with a 500, every time, for what its store lacks.
+        """
+        if not self._is_elsewhere:
+            return self._small(SIGNATURE_FILE, MOST_SIGNATURE_BYTES) if self._listed(SIGNATURE_FILE) else None
+        try:
+            return self._small(SIGNATURE_FILE, MOST_SIGNATURE_BYTES)
+        except MissingError:
+            return None
+        except UnreachableError as error:
+            _log.warning("taken for unsigned: %s", error)
+            return None
 
     def folders(self) -> list[str]:
         """Names of the folders at the top."""
-        return [info.path for info in self._repository.list_artifacts() if info.is_dir]
+        return [info.path for info in self._listable().list_artifacts() if info.is_dir]
 
     def size(self, folder: str) -> int:
         """Bytes of all that is below a folder."""
-        listed = self._repository.list_artifacts(folder)
+        listed = self._listable().list_artifacts(folder)
         return sum(self.size(info.path) if info.is_dir else info.file_size or 0 for info in listed)
 
     def remove(self, folder: str) -> None:
-        self._repository.delete_artifacts(folder)  # type: ignore[no-untyped-call]
+        self._listable().delete_artifacts(folder)  # type: ignore[no-untyped-call]
 
     def _small(self, name: str, most_bytes: int) -> bytes:
         if self._remote is not None:
@@ -121,6 +138,8 @@ class Artifacts:
         try:
             yield
         except UnreachableError as unreachable:
+            if self._is_elsewhere:
+                raise
             try:
                 self._check_listed(path, least_bytes, most_bytes)
             except ValueError:  # MLflow lists what its own server sends, and nothing else
@@ -130,7 +149,7 @@ class Artifacts:
     def _check_listed(self, path: str, least_bytes: int, most_bytes: int) -> None:
         listed = self._listed(path)
         if listed is None or listed.is_dir:
-            raise DamagedError(f"the registry no longer holds {path}: the version is not whole; pull another version")
+            raise MissingError(f"the registry no longer holds {path}: the version is not whole; pull another version")
         if listed.file_size is not None and not least_bytes <= listed.file_size <= most_bytes:
             raise DamagedError(
                 f"the registry's {path} has {listed.file_size} bytes, wanted {least_bytes} to {most_bytes}; "
@@ -141,6 +160,20 @@ class Artifacts:
         parent = os.path.dirname(path)
         with self._listing:
             if parent not in self._listings:
-                found = self._repository.list_artifacts(parent or None)
+                found = self._listable().list_artifacts(parent or None)
                 self._listings[parent] = {info.path: info for info in found}
         return self._listings[parent].get(path)
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether another server than the registry holds them."""
+        return self._remote is not None and not self._remote.is_registry
+
+    def _listable(self) -> ArtifactRepository:
+        """MLflow's own way there; raises RegistryError where it would show the registry's credentials to another server."""
+        if self._is_elsewhere:
+            raise RegistryError(
+                f"{shown(self._repository.artifact_uri)} is not at the registry's address, and credentials go nowhere else; "
+                "look at it with a client of that server"
+            )
+        return self._repository

@@ -15,6 +15,10 @@ class DamagedError(RegistryError):
     """Bytes are not those that the manifest names."""
 
 
+class MissingError(DamagedError):
+    """A file is not where its version is."""
+
+
 class RefusedError(RegistryError):
     """A name, size or document that is never acceptable, whatever its digest."""
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from registry.errors import DamagedError, RegistryError, UnreachableError
+from registry.errors import MissingError, RegistryError, UnreachableError
 from registry.patience import Cut, Patience
 from registry.reaching import shown
 
@@ -45,12 +45,13 @@ class Remote:
 
     def __init__(self, address: str, registry_uri: str, patience: Patience) -> None:
         self._address, self._patience = address.rstrip("/"), patience
-        self._is_registry = _origin(address) is not None and _origin(address) == _origin(registry_uri)
+        self.is_registry = _origin(address) is not None and _origin(address) == _origin(registry_uri)
+        """Whether this is the registry's own address, and not another server's."""
 
     def ask(self, path: str, first: int = 0) -> Answer:
         """The file from byte `first` on, or from its start where the server knows no ranges.
 
-        Raises Cut for what may pass, DamagedError for a file that is not there, RegistryError for any other refusal.
+        Raises Cut for what may pass, MissingError for a file that is not there, RegistryError for any other refusal.
         """
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={first}-"} if first else {})}
         response = self._request(path, headers)
@@ -97,7 +98,7 @@ class Remote:
         from mlflow.utils.credentials import get_default_host_creds
 
         found = get_default_host_creds(self._address)  # type: ignore[no-untyped-call]
-        if not self._is_registry:
+        if not self.is_registry:
             found.username = found.password = found.token = found.auth = found.client_cert_path = None
             found.aws_sigv4 = False
         return found
@@ -113,13 +114,13 @@ class Remote:
         if status in _PASSING:
             raise Cut(f"status {status}", pause_s=_asked_pause_s(response))
         if status in (404, 410):
-            raise DamagedError(f"the registry no longer holds {path}: the version is not whole; pull another version")
+            raise MissingError(f"the registry no longer holds {path}: the version is not whole; pull another version")
         if status in (401, 403):
             rights = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             elsewhere = "credentials are sent to the registry's own address only, and this is another"
             raise RegistryError(
                 f"{shown(self._address)} refuses to send {path} (status {status}); "
-                f"{rights if self._is_registry else elsewhere}"
+                f"{rights if self.is_registry else elsewhere}"
             )
         raise RegistryError(f"{shown(self._address)} answers {path} with status {status}; check AMOEBA_MLFLOW_URI")
 

@@ -54,7 +54,7 @@ def test_what_one_folder_fetched_another_takes_from_the_shelf(
     server.asked.clear()
     steps: list[tuple[int, int]] = []
     store.pull(name, tmp_path / "two", shelf=again(shelf), progress=lambda *step: steps.append(step))
-    assert [asked.path for asked in server.asked] == ["manifest.json"]
+    assert [asked.path for asked in server.asked] == ["manifest.json", "model.sig"]
     assert steps[-1] == (served.size, served.size)
     served.verify(tmp_path / "one")
     served.verify(tmp_path / "two")
@@ -71,13 +71,13 @@ def test_what_the_folder_or_its_previous_holds_is_not_fetched(
     register(store, folder, made, server.source)
     server.asked.clear()
     store.pull(name, to)
-    assert [asked.path for asked in server.asked] == ["manifest.json", "config.json"]
+    assert [asked.path for asked in server.asked] == ["manifest.json", "model.sig", "config.json"]
     server.asked.clear()
     folder, made = make_artifact({"texts/NOTICE": b"New"})
     server.folder = folder
     register(store, folder, made, server.source)
     store.pull(name, to)
-    assert [asked.path for asked in server.asked] == ["manifest.json", "texts/NOTICE"]
+    assert [asked.path for asked in server.asked] == ["manifest.json", "model.sig", "texts/NOTICE"]
     made.verify(to)
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_file_that_is_at_hand_is_fetched(
         flip(path, 5)
     server.asked.clear()
     store.pull(name, to, shelf=shelf)
-    assert sorted(asked.path for asked in server.asked) == ["manifest.json", "model.onnx"]
+    assert sorted(asked.path for asked in server.asked) == ["manifest.json", "model.onnx", "model.sig"]
     server.asked.clear()
     store.pull(name, tmp_path / "second", shelf=shelf)
     assert "model.onnx" not in [asked.path for asked in server.asked]

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from fixtures.artifact_server import ArtifactServer
 from registry import fetching
 from registry.errors import DamagedError, RegistryError, UnreachableError
 from registry.manifest import FileEntry, Manifest
+from registry.paths import SIGNATURE_FILE
 from registry.patience import Cut, Flow, Patience, Stopped, Tries
 from registry.remote import Remote
-from registry.store import Store
+from registry.store import MANIFEST_TAG, Store, Version
 from registry.transfer import Transfer
 
 CONTENT = bytes(range(256)) * 64
@@ -201,6 +203,58 @@ def test_credentials_go_to_the_registry_and_nowhere_else(
         assert sending.asked[-1].headers.get("Authorization") == expected
 
 
+@pytest.fixture
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry's, where a device keeps it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "device")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+
+
+def test_a_pull_shows_the_password_to_no_other_server_that_a_version_names(
+    password: None, store: Store, served: Manifest, name: str, server: ArtifactServer, tmp_path: Path
+) -> None:
+    assert store.pull(name, tmp_path / "device") == served
+    assert server.shown == [None] * (2 + len(served.files))
+
+
+@pytest.mark.parametrize("scheme", ["http", "mlflow-artifacts"])
+def test_a_version_is_looked_at_without_showing_the_password_to_its_server(
+    scheme: str, password: None, served: Manifest, name: str, server: ArtifactServer
+) -> None:
+    source = f"{scheme}://{server.source.partition('//')[2]}"
+    if scheme == "mlflow-artifacts":
+        source = source.replace("/api/2.0/mlflow-artifacts/artifacts", "")
+    version = Version(name, "1", (), {MANIFEST_TAG: served.digest}, "run", source)
+    assert Store("http://registry.invalid").manifest(version) == served
+    assert server.shown == [None, None]
+
+
+def test_nothing_is_listed_or_removed_on_another_server_wherever_a_run_s_address_leads(
+    password: None, store: Store, server: ArtifactServer, name: str
+) -> None:
+    experiment = store.client().create_experiment(name, artifact_location=server.source)
+    run = store.client().create_run(experiment).info
+    for source in (run.artifact_uri, f"runs:/{run.run_id}/artifact"):
+        artifacts = store.artifacts(source)
+        for ask in (artifacts.folders, partial(artifacts.size, "x"), partial(artifacts.remove, "x")):
+            with pytest.raises(RegistryError, match="is not at the registry's address"):
+                ask()
+    assert server.shown == []
+
+
+@pytest.mark.parametrize("trick", ["status 404", "status 500"])
+def test_a_signature_that_another_server_does_not_send_is_none(
+    trick: str, store: Store, name: str, served: Manifest, server: Any, tmp_path: Path
+) -> None:
+    server.tricked, server.trick = SIGNATURE_FILE, trick
+    (server.folder / SIGNATURE_FILE).write_bytes(b"{}")
+    store.pull(name, tmp_path / "device")
+    assert not (tmp_path / "device" / SIGNATURE_FILE).exists()
+    server.trick = ""
+    store.pull(name, tmp_path / "device")
+    assert (tmp_path / "device" / SIGNATURE_FILE).read_bytes() == b"{}"
+
+
 def test_a_server_whose_certificate_is_not_trusted_is_told_at_once(sending: ArtifactServer) -> None:
     remote = Remote(sending.source.replace("http:", "https:"), sending.address, QUICK)
     with pytest.raises(UnreachableError, match=r"is not trusted .*MLFLOW_TRACKING_SERVER_CERT_PATH"):
@@ -270,7 +324,8 @@ def test_files_arrive_side_by_side_and_the_largest_is_begun_first(
     server.gate, server.asked = None, []
     monkeypatch.setattr(fetching, "_AT_ONCE", 1)
     store.pull(name, tmp_path / "one by one")
-    assert [asked.path for asked in server.asked] == ["manifest.json", "model.onnx", "config.json", "texts/LICENSE"]
+    ordered = ["manifest.json", "model.sig", "model.onnx", "config.json", "texts/LICENSE"]
+    assert [asked.path for asked in server.asked] == ordered
 
 
 def test_the_first_error_ends_the_other_files(
@@ -280,7 +335,7 @@ def test_the_first_error_ends_the_other_files(
     server.trick = "status 404"
     with pytest.raises(DamagedError):
         store.pull(name, tmp_path / "device")
-    assert [asked.path for asked in server.asked] == ["manifest.json", "model.onnx"]
+    assert [asked.path for asked in server.asked] == ["manifest.json", "model.sig", "model.onnx"]
 
 
 def test_a_server_that_is_away_is_told_in_bounded_time(
