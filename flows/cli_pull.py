@@ -94,7 +94,7 @@ def _fetched(
 
     if (target is None) != auto:
         raise ValueError("name a target, one of `amoeba targets`, or ask for --auto, and not for both")
-    registry = store(signature)
+    registry, promoted = store(signature), None
     if target is None or any(vars(limits).values()) or build:
         from edge_targets._machine import here
         from flows.obtaining import obtain
@@ -102,8 +102,9 @@ def _fetched(
         found = obtain(registry, model, target, limits, here() if auto else None, alias=version, build=build)
         for offer in found.offers[1:]:
             say(f"left: {offer.target} version {offer.version.version}: {offer.left or 'it measured worse'}")
-        target, version = found.target, found.version
-    return registry.pull(naming.package_model(model, target), to, version, _bytes_done, shelf() if cache else None)
+        target, version, promoted = found.target, found.version, found.promoted
+    kept = shelf() if cache else None
+    return registry.pull(naming.package_model(model, target), to, version, _bytes_done, kept, promoted)
 
 
 def _bytes_done(done: int, total: int) -> None:

@@ -13,6 +13,7 @@ from flows.explored import FrontierError, frontier_of
 from flows.measured import point_of
 from registry import naming
 from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError, SignatureError
+from registry.promotions import Promotion
 from registry.store import PRODUCTION, Store, Version
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class Offer:
     version: Version
     point: Point | None
     left: str
+    promoted: Promotion | None = None
+    """The record that it was found by."""
 
 
 class NothingSuitsError(RegistryError):
@@ -83,29 +86,39 @@ def _offers(
         if model != base or not target or target != (only or target):
             continue
         try:
-            version = registry.resolve(naming.package_model(base, target), alias)
+            version, record = registry.released(naming.package_model(base, target), alias)
         except NotFoundError:
             continue
         limited = any(limit is not None for limit in vars(limits).values())
-        for one, point in ((version, point_of(registry, version)), *(_frontier(registry, version) if limited else ())):
-            yield Offer(target, one, point, _why_not(target, point, machine, limits) or "")
+        own = version, record, point_of(registry, version)
+        for one, promoted, point in (own, *(_frontier(registry, version) if limited else ())):
+            yield Offer(target, one, point, _why_not(target, point, machine, limits) or "", promoted)
 
 
-def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Point | None]]:
-    """The other versions of the frontier beside one, with their points; what cannot be read or trusted is left out and told."""
+def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Promotion | None, Point | None]]:
+    """The other versions of the frontier beside one, with their points; what cannot be read or trusted is left out and told.
+
+    Nobody signs a frontier. So where signatures are wanted, a version is of it only as long as its shape and quantization, which
+    it was promoted under, are promoted to it.
+    """
     try:
         explored = frontier_of(registry, version)
     except (FrontierError, DamagedError) as error:
         _log.warning("%s: its frontier is left out: %s", version.registered_model, error)
         return
-    for number in (
-        (member.version for member in explored.members if member.version != version.version) if explored else ()
-    ):
+    for member in explored.members if explored else ():
+        if member.version == version.version:
+            continue
+        alias = f"{member.point.shape}-{member.point.quantization}" if registry.trust.required else member.version
         try:
-            one = registry.resolve(version.registered_model, number)
-            yield one, point_of(registry, one)
+            one, record = registry.released(version.registered_model, alias)
+            if one.version != member.version:
+                raise NotFoundError(f"{alias} is version {one.version} by now")
+            yield one, record, point_of(registry, one)
         except (NotFoundError, DamagedError, RefusedError, SignatureError) as error:
-            _log.warning("%s version %s of the frontier is left out: %s", version.registered_model, number, error)
+            _log.warning(
+                "%s version %s of the frontier is left out: %s", version.registered_model, member.version, error
+            )
 
 
 def _why_not(target: str, point: Point | None, machine: Machine | None, limits: Limits) -> str | None:

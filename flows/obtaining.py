@@ -13,6 +13,7 @@ from registry.store import CANDIDATE, PRODUCTION, Store
 if TYPE_CHECKING:
     from edge_targets._target import Budget
     from flows.choosing import Choice
+    from registry.promotions import Promotion
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Obtained:
 
     target: str
     version: str
+    promoted: Promotion | None = None
+    """The record that the version was found by."""
     offers: tuple[Offer, ...] = ()
     built: bool = False
 
@@ -49,7 +52,7 @@ def obtain(
                 "meet the limits; add --build to have it built, verified, published and pulled"
             ) from None
         return _built(model, promised.target, limits, here=machine is not None)
-    return Obtained(offers[0].target, offers[0].version.version, offers)
+    return Obtained(offers[0].target, offers[0].version.version, offers[0].promoted, offers)
 
 
 def _built(model: str, target: str, limits: Limits, *, here: bool) -> Obtained:

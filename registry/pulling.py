@@ -18,15 +18,24 @@ from registry.fetching import Fetching
 from registry.manifest import Manifest, read_manifest
 from registry.paths import MANIFEST_FILE, SIGNATURE_FILE
 from registry.progress import Progress
+from registry.promotions import Promotion
 from registry.server import Server, Version
 from registry.shelf import Shelf
 from registry.trust import Trust
 
 
 def pull(
-    server: Server, registered_model: str, to: Path, alias_or_version: str, progress: Progress, shelf: Shelf | None
+    server: Server,
+    registered_model: str,
+    to: Path,
+    alias_or_version: str,
+    progress: Progress,
+    shelf: Shelf | None,
+    promoted: Promotion | None = None,
 ) -> Manifest:
     """Bring a version to the folder `to`; nothing is fetched when it is there already and whole.
+
+    The record that promoted a version which is asked for by its number is `promoted`, where it was found by one.
 
     Raises NotFoundError, DamagedError, RefusedError, NoSpaceError or UnreachableError; `to` then is as it was.
     The folder it replaces stays beside it as `.<name>.previous`.
@@ -35,6 +44,9 @@ def pull(
     with server.reaching():
         placing.recover(to)
         version, record = versions.released(server, registered_model, alias_or_version)
+        if promoted is not None:
+            versions.check_promoted(version, promoted)
+            record = promoted
         seen.check(to, record, server.trust)
         manifest, bundle = registered(server, version)
         if _holds(to, manifest):

@@ -1,4 +1,4 @@
-"""The newest promotion that a folder was pulled for, so that an older state of the registry is noticed.
+"""The newest promotions that a folder was pulled for, one an alias, so that an older state of the registry is noticed.
 
 A record's serial only grows. Whoever may write to the registry can take records away, or serve yesterday's copy of it, and
 every signature still holds; but a device that has seen serial 9 does not take 7 for the newest. Where no signature is wanted
@@ -14,15 +14,16 @@ from registry.errors import RefusedError, SignatureError
 from registry.promotions import Promotion
 from registry.trust import Trust
 
-_MOST_BYTES = 1 << 16
+_MOST_RECORDS = 100
+_MOST_BYTES = 1 << 20
 
 
 def check(to: Path, record: Promotion | None, trust: Trust) -> None:
     """Raise SignatureError for a record older than one that was pulled to this folder for the same alias."""
-    before = _read(to)
-    if record is None or before is None or not trust.required:
+    if record is None or not trust.required:
         return
-    if (before.model, before.alias) == (record.model, record.alias) and record.serial < before.serial:
+    before = _read(to).get((record.model, record.alias))
+    if before is not None and record.serial < before.serial:
         raise SignatureError(
             f"the registry says that promotion {record.serial} of {record.model} to {record.alias} is the newest, and {to} has "
             f"seen {before.serial}: an older state of it is being served. Ask its publisher; where it was restored from a "
@@ -32,18 +33,23 @@ def check(to: Path, record: Promotion | None, trust: Trust) -> None:
 
 def note(to: Path, record: Promotion | None, trust: Trust) -> None:
     """Keep a record that was checked and followed."""
-    if record is not None and trust.required and _read(to) != record:
-        placing.write(_place(to), record.canonical().encode(), to)
+    if record is None or not trust.required:
+        return
+    known = _read(to)
+    if known.pop((record.model, record.alias), None) != record:
+        kept = [record, *known.values()][:_MOST_RECORDS]
+        placing.write(_place(to), "\n".join(one.canonical() for one in kept).encode(), to)
 
 
 def _place(to: Path) -> Path:
     return to.with_name(f".{to.name}.promotion")
 
 
-def _read(to: Path) -> Promotion | None:
-    """What was kept; None where nothing was, or where it cannot be read."""
+def _read(to: Path) -> dict[tuple[str, str], Promotion]:
+    """What was kept by model and alias, the last noted first; none where nothing was, or where it cannot be read."""
     try:
         with _place(to).open("rb") as file:
-            return Promotion.parse(file.read(_MOST_BYTES).decode(errors="replace"))
+            lines = file.read(_MOST_BYTES).decode(errors="replace").splitlines()
+        return {(one.model, one.alias): one for one in map(Promotion.parse, lines)}
     except (OSError, RefusedError):
-        return None
+        return {}

@@ -66,14 +66,18 @@ class Store(Server):
         alias_or_version: str = PRODUCTION,
         progress: Progress = silent,
         shelf: Shelf | None = None,
+        promoted: Promotion | None = None,
     ) -> Manifest:
         """Bring a version to the folder `to`; nothing is fetched when it is there already and whole.
+
+        The record that promoted a version which is asked for by its number is `promoted`, where it was found by one: a
+        folder that has seen a newer one of that alias does not take it.
 
         Raises NotFoundError, DamagedError, RefusedError, SignatureError, NoSpaceError or UnreachableError; `to` then
         is as it was.
         The folder it replaces stays beside it as `.<name>.previous`. Files on the `shelf` are not fetched again.
         """
-        return pulling.pull(self, registered_model, to, alias_or_version, progress, shelf)
+        return pulling.pull(self, registered_model, to, alias_or_version, progress, shelf, promoted)
 
     def manifest(self, version: Version) -> Manifest:
         """The manifest of a version: bounded, hashed, read, and signed by whom this registry trusts.
@@ -111,6 +115,10 @@ class Store(Server):
     def resolve(self, registered_model: str, alias_or_version: str = PRODUCTION) -> Version:
         """The version an alias points to, or the version of that number; raises NotFoundError or RefusedError."""
         return versions.resolve(self, registered_model, alias_or_version)
+
+    def released(self, registered_model: str, alias: str = PRODUCTION) -> tuple[Version, Promotion | None]:
+        """What `resolve` finds, and the record that promoted it, where one did."""
+        return versions.released(self, registered_model, alias)
 
     def promote(
         self, version: Version, alias: str = PRODUCTION, *, reason: str, expected: str | None = None

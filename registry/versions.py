@@ -45,11 +45,8 @@ def released(server: Server, registered_model: str, alias_or_version: str) -> tu
     found = server.version(registered_model, asked) if asked is not None else None
     if found is not None:
         record = trail.of(PRODUCTION if alias_or_version == PREVIOUS else alias_or_version)
-        if record is not None and record.version == found.version and record.manifest != found.manifest_digest:
-            raise DamagedError(
-                f"{registered_model} version {found.version} is not what was promoted to {alias_or_version}: its manifest "
-                "is another; pull a version by its number, or publish again"
-            )
+        if record is not None and record.version == found.version:
+            check_promoted(found, record)
         return _with(known, found), record
     if server.trust.required and asked is None and alias_or_version in (server.aliases(registered_model) or {}):
         raise SignatureError(
@@ -60,6 +57,15 @@ def released(server: Server, registered_model: str, alias_or_version: str) -> tu
     raise NotFoundError(
         f"{registered_model} has no version or alias {alias_or_version[:80]!r}; it has {has or 'none yet'}"
     )
+
+
+def check_promoted(version: Version, record: Promotion) -> None:
+    """Raise DamagedError where a version is not the very one that a record promoted."""
+    if (version.version, version.manifest_digest) != (record.version, record.manifest):
+        raise DamagedError(
+            f"{version.registered_model} version {version.version} is not what was promoted to {record.alias}: its manifest "
+            "is another; pull a version by its number, or publish again"
+        )
 
 
 def find(server: Server, registered_model: str, tag: str, value: str) -> Version | None:

@@ -10,10 +10,15 @@ import pytest
 
 from components.frontier import Point
 from edge_targets._machine import Machine
+from flows import cli_pull, tracking
 from flows.explored import KIND, Explored, Member, Predicted, Reference, Samples
 from flows.finding import Limits, NothingSuitsError, best
-from registry.manifest import Manifest
+from registry.errors import SignatureError
+from registry.keys import KeyFile, make_key
+from registry.manifest import Manifest, read_manifest
+from registry.promotions import name_of_trail
 from registry.store import CANDIDATE, Store, Version
+from registry.trust import Trust
 
 SERVER = Machine("linux", "x86_64", frozenset({"avx2", "fma", "avx512f", "avx512_vnni"}), 8000)
 LAPTOP = replace(SERVER, flags=frozenset({"avx2", "fma"}))
@@ -145,6 +150,54 @@ def test_a_version_that_a_frontier_names_and_nobody_published_is_left_out(
     store.attach(explored["production"], KIND, frontier(base, [(gone, FAST)]))
     assert len(best(store, base, LAPTOP, Limits(max_latency_ms=5), target="x86_avx2")) == 1
     assert "version 999 of the frontier is left out" in caplog.text
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> KeyFile:
+    return KeyFile(make_key("lab", tmp_path / "keys")[0])
+
+
+def keyed(store: Store, key: KeyFile, *, signs: bool = False) -> Store:
+    """The same registry for who trusts the key, and for who signs with it."""
+    return Store(store.uri, store.artifact_root, Trust((key.read().public,)), key if signs else None)
+
+
+def test_where_signatures_are_wanted_a_version_of_the_frontier_is_one_that_its_shape_is_promoted_to(
+    store: Store, tmp_path: Path, key: KeyFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher, device, base = keyed(store, key, signs=True), keyed(store, key), f"offered{next(_numbers)}"
+    production = _publish(publisher, tmp_path, base, "x86_avx2", GOOD)
+    promoted = _publish(publisher, tmp_path, base, "x86_avx2", FAST, "d4w75-int4")
+    replaced = replace(FAST, shape="d3w75", tpot_ms=1.0)
+    old = _publish(publisher, tmp_path, base, "x86_avx2", replaced, "d3w75-int4")
+    publisher.promote(promoted, "d3w75-int4", reason="the old one was wrong")
+    store.attach(production, KIND, frontier(base, [(promoted, FAST), (old, replaced)]))
+    first, second = best(device, base, LAPTOP, Limits(max_latency_ms=5), target="x86_avx2")
+    assert (first.version.version, second.version.version) == (promoted.version, production.version)
+    assert first.promoted == next(one for one in device.history(f"{base}--x86_avx2") if one.alias == "d4w75-int4")
+    assert f"version {old.version} of the frontier is left out: d3w75-int4 is version {promoted.version}" in caplog.text
+
+
+def test_a_pull_with_a_limit_takes_no_older_state_of_the_registry_than_its_folder_has_seen(
+    store: Store, tmp_path: Path, key: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, base, to = keyed(store, key, signs=True), f"offered{next(_numbers)}", tmp_path / "device"
+    monkeypatch.setattr(tracking, "store", lambda signature: keyed(store, key))
+
+    def pull() -> Manifest:
+        return cli_pull._fetched(
+            base, "x86_avx2", to, "production", Limits(max_latency_ms=20), False, False, False, "when known"
+        )
+
+    _publish(publisher, tmp_path, base, "x86_avx2", GOOD)
+    newer = _publish(publisher, tmp_path, base, "x86_avx2", FAST, CANDIDATE)
+    record = publisher.promote(newer, reason="better")
+    assert record is not None
+    assert pull().digest == newer.manifest_digest
+    store.client().delete_model_version(name_of_trail(record.model), str(record.serial))
+    with pytest.raises(SignatureError, match="an older state of it is being served"):
+        pull()
+    assert read_manifest(to).digest == newer.manifest_digest
 
 
 def test_what_a_version_of_the_frontier_measured_is_what_its_own_manifest_says(

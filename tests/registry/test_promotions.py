@@ -13,7 +13,7 @@ import pytest
 from fixtures.artifacts import write_artifact
 
 from registry import promoting, promotions
-from registry.errors import ConflictError, NotFoundError, RefusedError, SignatureError
+from registry.errors import ConflictError, DamagedError, NotFoundError, RefusedError, SignatureError
 from registry.keys import KeyFile, make_key
 from registry.manifest import read_manifest
 from registry.promotions import CANDIDATE, PREVIOUS, PRODUCTION, RECORD_TAG, Promotion
@@ -268,6 +268,26 @@ def test_an_older_state_of_the_registry_is_noticed_by_who_has_seen_a_newer_one(
     assert device.pull(published, tmp_path / "another").digest == store.resolve(published, "2").manifest_digest
     publisher.promote(store.resolve(published, "1"), reason="on top")
     assert device.pull(published, tmp_path / "device").digest == store.resolve(published, "1").manifest_digest
+
+
+def test_what_was_seen_of_an_alias_holds_for_a_version_that_was_found_by_it_and_is_not_forgotten_for_another(
+    store: Store, published: str, key: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, device, to = keyed(store, key, key), keyed(store, None, key), tmp_path / "device"
+    monkeypatch.setattr("registry.signature.check", lambda bundle, manifest, trust: None)
+    publisher.promote(store.resolve(published, "1"), "canary", reason="signed")
+    for number in "23":
+        publisher.promote(store.resolve(published, number), reason="signed")
+    version, record = device.released(published)
+    device.pull(published, to, version.version, promoted=record)
+    device.pull(published, to, "canary")
+    store.client().delete_model_version(promotions.name_of_trail(published), str(store.history(published)[0].serial))
+    version, record = device.released(published)
+    with pytest.raises(SignatureError, match=r"promotion 5 .* is the newest, and .* has seen 6"):
+        device.pull(published, to, version.version, promoted=record)
+    assert read_manifest(to).digest == store.resolve(published, "1").manifest_digest
+    with pytest.raises(DamagedError, match="version 3 is not what was promoted to production"):
+        device.pull(published, to, "3", promoted=record)
 
 
 def test_a_rollback_on_record_is_no_older_state(
