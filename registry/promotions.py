@@ -122,9 +122,16 @@ def read(server: Server, registered_model: str, trust: Trust | None = None) -> T
 
 
 def sealed(record: Promotion, key: KeyFile | None) -> str:
-    """What the trail keeps of a record: signed where there is a key."""
+    """What the trail keeps of a record: signed where there is a key. Raises RefusedError for more than readers take."""
     text = record.canonical()
-    return dsse.sign(PAYLOAD_TYPE, text.encode(), key.read()).decode() if key else text
+    if key is not None:
+        text = dsse.sign(PAYLOAD_TYPE, text.encode(), key.read()).decode()
+    if len(text.encode()) > _MOST_RECORD:
+        raise RefusedError(
+            f"with a reason of {len(record.reason)} characters the promotion's record has {len(text.encode())} bytes, and readers "
+            f"take {_MOST_RECORD}; give a shorter one, or one in ASCII, whose letters take a sixth"
+        )
+    return text
 
 
 def opened(text: str, trust: Trust) -> Promotion:

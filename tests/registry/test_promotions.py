@@ -217,6 +217,18 @@ def test_what_nobody_trusted_signed_is_no_promotion_where_signatures_are_wanted(
     assert store.resolve(published).version == "1"
 
 
+def test_a_record_longer_than_readers_take_is_refused_before_it_is_made(
+    store: Store, published: str, key: KeyFile
+) -> None:
+    publisher, wanted = keyed(store, key, key), store.resolve(published, "2")
+    with pytest.raises(RefusedError, match=r"a reason of 450 characters .* has 4\d\d\d bytes, and readers take 4000"):
+        publisher.promote(wanted, reason="ж" * 450)
+    assert len(store.versions_of(promotions.name_of_trail(published))) == 3
+    for reason in ("ж" * 400, "a" * 500):
+        record = publisher.promote(wanted, f"alias{len(reason)}", reason=reason)
+        assert record == publisher.history(published)[0]
+
+
 def test_an_old_signed_record_copied_to_the_end_is_passed_over(store: Store, published: str, key: KeyFile) -> None:
     publisher = keyed(store, key, key)
     for number in "23":
