@@ -19,7 +19,9 @@ from edge_targets._onnx_blocks import Floats
 from edge_targets._package import check_window
 from edge_targets._target import PackageError
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+_QK_NORM = "Qwen3ForCausalLM"
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", _QK_NORM)
+_ROPE_TYPES = ("default", "linear", "llama3")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Decoder:
     head_dim: int
     vocabulary: int
     norm_epsilon: float
-    rope_theta: float
+    qk_norm: bool
+    """Whether every query and key head is normalized before it is turned."""
+    rotary_frequencies: tuple[float, ...]
+    """Radians a token, of every pair of a head's dimensions."""
     tied: bool
     context_length: int
 
@@ -49,8 +54,7 @@ class Decoder:
 
     def rotary_caches(self) -> tuple[Floats, Floats]:
         """Cosines and sines, each [context length, head dimension / 2], in float32 as the model was trained with."""
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
-        frequencies = np.float32(1) / np.power(np.float32(self.rope_theta), exponents)
+        frequencies = np.array(self.rotary_frequencies, np.float32)
         angles = np.outer(np.arange(self.context_length, dtype=np.float32), frequencies)
         return np.cos(angles), np.sin(angles)
 
@@ -65,15 +69,17 @@ def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
         raise PackageError(f"a context of {context_length} tokens was asked for; the model takes 1 to {longest}")
     check_window(config, context_length)
     heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
     return Decoder(
         layers=tuple((attends, neurons > 0) for attends, neurons in layers_of(config)),
         hidden_size=config["hidden_size"],
         heads=heads,
         key_value_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        head_dim=head_dim,
         vocabulary=config["vocab_size"],
         norm_epsilon=config["rms_norm_eps"],
-        rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
+        qk_norm=architecture_of(config) == _QK_NORM,
+        rotary_frequencies=_frequencies({"rope_theta": config.get("rope_theta") or 10_000.0, **rope}, head_dim),
         tied=config.get("tie_word_embeddings", False),
         context_length=context_length,
     )
@@ -83,11 +89,31 @@ def _refuse_unsupported(config: Mapping[str, Any], rope: Mapping[str, Any]) -> N
     architecture = architecture_of(config)
     if architecture not in ARCHITECTURES:
         raise PackageError(f"the architecture is {architecture}; the graph is written for {', '.join(ARCHITECTURES)}")
+    kind = _rope_type(rope)
+    if kind not in _ROPE_TYPES:
+        raise PackageError(f"rope_type is {kind!r}; graphs are written with {', '.join(_ROPE_TYPES)}")
     facts: tuple[tuple[str, object, object], ...] = (
-        ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
         ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)), 1.0),
         ("hidden_act", config.get("hidden_act", "silu"), "silu"),
     )
     for name, given, wanted in facts:
         if given != wanted:
             raise PackageError(f"the checkpoint's {name} is {given!r}; the ONNX graph is written for {wanted!r}")
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def _frequencies(rope: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
+    """Inverse frequencies, scaled as the model was trained for a longer context (Llama 3.1: only the slow ones, smoothly)."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    plain = np.float32(1) / np.power(np.float32(rope["rope_theta"]), exponents)
+    if _rope_type(rope) == "linear":
+        plain = plain / np.float32(rope["factor"])
+    if _rope_type(rope) == "llama3":
+        turns = rope["original_max_position_embeddings"] * plain / np.float32(2 * np.pi)
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        plain = plain * (kept + (1 - kept) / rope["factor"])
+    return tuple(plain.tolist())

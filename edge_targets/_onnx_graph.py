@@ -136,11 +136,12 @@ class _Graph(DecoderGraph):
     def _attention(self, cache: int, prefix: str, hidden: str) -> str:
         projections = [f"{prefix}.{part}_proj" for part in "qkv"]
         packed = self._linear(hidden, projections, f"{prefix}.qkv")
+        rows = self._normalized_heads(prefix, packed) if self.decoder.qk_norm else (packed, "", "")
         past = [f"past_key_values.{cache}.key", f"past_key_values.{cache}.value"]
         present = [f"present.{cache}.key", f"present.{cache}.value"]
         attended = self._node(
             "GroupQueryAttention",
-            [packed, "", "", *past, "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"],
+            [*rows, *past, "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"],
             f"{prefix}.attended",
             *present,
             num_heads=self.decoder.heads,
@@ -148,6 +149,20 @@ class _Graph(DecoderGraph):
             do_rotary=1,
         )
         return self._linear(attended, [f"{prefix}.o_proj"], f"{prefix}.out")
+
+    def _normalized_heads(self, prefix: str, packed: str) -> tuple[str, str, str]:
+        """Query, key and value apart; every head of the first two is normalized by itself."""
+        dim, heads, kv_heads = self.decoder.head_dim, self.decoder.heads, self.decoder.key_value_heads
+        sizes = self._constant(f"{prefix}.sizes", np.array([heads * dim, kv_heads * dim, kv_heads * dim]))
+        query, key, value = (f"{prefix}.{part}" for part in ("query", "key", "value"))
+        self._node("Split", [packed, sizes], query, key, value, axis=2)
+        normalized = []
+        for part, whole, count in (("q", query, heads), ("k", key, kv_heads)):
+            by_head = self._constant(f"{whole}.by_head", np.array([1, -1, count, dim]))
+            back = self._constant(f"{whole}.back", np.array([1, -1, count * dim]))
+            apart = self._norm(f"{prefix}.{part}_norm", self._node("Reshape", [whole, by_head], f"{whole}.heads"))
+            normalized.append(self._node("Reshape", [apart, back], f"{whole}.normalized"))
+        return normalized[0], normalized[1], value
 
     def _norm(self, module: str, value: str) -> str:
         gain = self._constant(f"{module}.weight", self._wanted(f"{module}.weight"))

@@ -130,6 +130,8 @@ class _Graph(DecoderGraph):
         by_head = self._reshape(packed, f"{prefix}.by_head", 1, -1, heads + 2 * kv_heads, dim)
         turned, value = f"{prefix}.query_and_key", f"{prefix}.value"
         self._node("Split", [by_head, self._integers(heads + kv_heads, kv_heads)], turned, value, axis=2)
+        if decoder.qk_norm:
+            turned = self._normalized_heads(prefix, turned)
         query, key = f"{prefix}.turned_query", f"{prefix}.turned_key"
         self._node("Split", [self._rotate(prefix, turned), self._integers(heads, kv_heads)], query, key, axis=2)
         scale = self._number("query_scale", dim**-0.5)
@@ -169,14 +171,23 @@ class _Graph(DecoderGraph):
         second = self._node("Add", [products[high, "cosines"], products[low, "sines"]], f"{high}.turned")
         return self._node("Concat", [first, second], f"{prefix}.turned", axis=-1)
 
+    def _normalized_heads(self, prefix: str, value: str) -> str:
+        """Every query and key head normalized by itself, with its part's gain."""
+        counts = (("q", self.decoder.heads), ("k", self.decoder.key_value_heads))
+        gains = [np.tile(self._wanted(f"{prefix}.{part}_norm.weight"), (1, 1, count, 1)) for part, count in counts]
+        return self._normalized(f"{prefix}.qk_norm", self._widen(value), np.concatenate(gains, axis=2))
+
     def _norm(self, module: str, value: str) -> str:
+        return self._normalized(module, value, self._wanted(f"{module}.weight"))
+
+    def _normalized(self, module: str, value: str, weight: Floats) -> str:
         """Root mean square norm of float32, in float16."""
         squares = self._node("Mul", [value, value], f"{module}.squares")
         mean = self._node("ReduceMean", [squares, self._integers(-1)], f"{module}.mean", keepdims=1)
         shifted = self._node("Add", [mean, self._number("epsilon", self.decoder.norm_epsilon)], f"{module}.shifted")
         root = self._node("Sqrt", [shifted], f"{module}.root")
         scaled = self._node("Div", [value, root], f"{module}.scaled")
-        gain = self._constant(f"{module}.weight", self._wanted(f"{module}.weight"))
+        gain = self._constant(f"{module}.weight", weight)
         return self._narrow(self._node("Mul", [scaled, gain], f"{module}.out"))
 
     def _skip_norm(self, module: str, value: str, residual: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ import torch
 from fixtures.fake_cuda import FakeDriver
 from fixtures.passages import answers_alike_from_one_reading, reads_on_after_going_back
 from fixtures.questions import make_questions
-from fixtures.tiny import VOCABULARY, make_model, write_base
+from fixtures.tiny import FAMILIES, VOCABULARY, make_model, write_base
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from transformers import PreTrainedModel
@@ -48,7 +48,6 @@ TARGET = "jetson_orin_nano"
 CONTEXT = 96
 WHOLE = Shape(4, 100)
 TOKENS = torch.randint(2, VOCABULARY, (40,), generator=torch.Generator().manual_seed(4)).tolist()
-FAMILIES = ("llama", "mistral", "qwen2")
 STAND_IN = Path(__file__).parents[1] / "fixtures" / "fake_tensorrt"
 SCRIPT = Path(_device.__file__).parent / "build_engine.sh"
 BLOCK = 64
@@ -172,7 +171,7 @@ def mixed(family: str, *neurons: int) -> tuple[MixedForCausalLM, AnyShape]:
     return model, parse_shape("h40c24")
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_a_mixed_shape_answers_like_its_float_checkpoint(family: str, tmp_path: Path) -> None:
     model, shape = mixed(family, 128, 88)
     runner = load(pack(write_base(tmp_path, model), tmp_path / "package", shape=shape), 1)

@@ -26,7 +26,7 @@ TOKENS = torch.randint(2, VOCABULARY, (40,), generator=torch.Generator().manual_
 CONTEXT = 96
 CASES = [
     (target, quantization.name, family)
-    for target, families in (("x86_avx512", ("llama", "qwen2")), ("android_arm64", ("llama", "qwen3")))
+    for target, families in (("x86_avx512", ("llama", "qwen2", "qwen3")), ("android_arm64", ("llama", "qwen3")))
     for family in families
     for quantization in edge_targets.load(target).quantizations[:1]
 ]

@@ -29,6 +29,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 import edge_targets
@@ -56,6 +58,14 @@ SIZES: dict[str, Any] = {
     "eos_token_id": END_TOKEN,
     "bos_token_id": None,
     "initializer_range": 0.1,
+}
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
 }
 
 
@@ -135,18 +145,31 @@ def test_a_prompt_longer_than_one_chunk_has_torch_s_logits(runner: OnnxRunner, m
         lambda: MistralForCausalLM(MistralConfig(sliding_window=None, **SIZES)),
         lambda: MistralForCausalLM(MistralConfig(sliding_window=CONTEXT, **SIZES)),
         lambda: Qwen2ForCausalLM(Qwen2Config(use_sliding_window=False, **SIZES)),
+        lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
+        lambda: llama(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}),
+        lambda: llama(rope_parameters=LLAMA_3),
     ],
-    ids=["tied", "biases", "rope_theta", "mistral", "a window as long as the context", "qwen2"],
+    ids=[
+        "tied",
+        "biases",
+        "rope_theta",
+        "mistral",
+        "a whole window",
+        "qwen2",
+        "qwen3",
+        "linear rope",
+        "llama 3.1's rope",
+    ],
 )
 def test_the_other_decoders_that_are_taken_have_torch_s_logits(
     other: Callable[[], PreTrainedModel], tmp_path: Path
 ) -> None:
     model = other()
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
+        if name.endswith(("bias", "q_norm.weight", "k_norm.weight")):
             torch.nn.init.normal_(parameter)
-    runner = load(pack(save(model, tmp_path / "checkpoint"), tmp_path / "package"), 1)
-    np.testing.assert_allclose(runner.logits(PROMPT), torch_logits(model, PROMPT), atol=1e-3)
+    runner, tokens = load(pack(save(model, tmp_path / "checkpoint"), tmp_path / "package"), 1), PROMPT * 8
+    np.testing.assert_allclose(runner.logits(tokens), torch_logits(model, tokens), atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -338,8 +361,8 @@ def test_a_model_file_that_does_not_load_is_refused_by_name(folder: Path, tmp_pa
     ("change", "message"),
     [
         ({"architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM; the graph is written for LlamaForCausalLM"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type is 'llama3'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_type is 'linear'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope_type is 'dynamic'"),
         ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, "sliding_window is 64 .* at most 64"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; the ONNX graph is written for 'silu'"),
         ({"max_position_embeddings": 512}, "640 tokens was asked for; the model takes 1 to 512"),
