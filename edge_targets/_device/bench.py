@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -138,7 +138,7 @@ def host() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.system(),
         "machine": {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()),
-        "governor": governor.read_text().strip() if governor.is_file() else None,
+        "governor": governor.read_text("utf-8").strip() if governor.is_file() else None,
     }
 
 
@@ -146,11 +146,11 @@ def _processor() -> str:
     """The processor's name, or on boards the board's."""
     cpuinfo, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     if board.is_file():
-        return board.read_text().rstrip("\0\n")
+        return board.read_text("utf-8").rstrip("\0\n")
     return platform.processor() or platform.machine()
 
 
@@ -162,10 +162,13 @@ def peak_memory_mb() -> float:
     """
     status = Path("/proc/self/status")
     if status.is_file():
-        for line in status.read_text().splitlines():
+        for line in status.read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    import resource  # not on Windows, which runs packages all the same
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _digest(path: Path) -> str:

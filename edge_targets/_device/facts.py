@@ -42,7 +42,7 @@ def read(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise PackageError(f"{folder} is not a package: it has no {PACKAGE_FILE}; `amoeba pull` fetches one")
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise PackageError(f"{path} is not JSON ({error}); pull the package again") from error
     if isinstance(facts, dict) and facts.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:

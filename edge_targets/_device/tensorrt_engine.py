@@ -58,7 +58,7 @@ class Plan:
     def of(cls, folder: Path) -> Plan:
         path = folder / PLAN_FILE
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text("utf-8")))
         except (OSError, TypeError, ValueError) as error:
             raise facts.PackageError(f"{path} says no plan for an engine ({error}); pull the package again") from error
 
@@ -101,7 +101,7 @@ class Fingerprint:
             name, capability = gpu.name, gpu.compute_capability
         except CudaError:
             name = capability = NOTHING
-        release = TEGRA_RELEASE.read_text().splitlines()[0].strip() if TEGRA_RELEASE.is_file() else NOTHING
+        release = TEGRA_RELEASE.read_text("utf-8").splitlines()[0].strip() if TEGRA_RELEASE.is_file() else NOTHING
         return cls(_model_digest(folder), installed_version() or NOTHING, name, capability, release)
 
     @property

@@ -27,8 +27,8 @@ class Text:
         # A tokenizer saved after padded training keeps both; a prompt is neither cut nor filled.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._settings: Mapping[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
-        self._template = (folder / "chat_template.jinja").read_text()
+        self._settings: Mapping[str, Any] = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        self._template = (folder / "chat_template.jinja").read_text("utf-8")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written out in it are recognized, none is added."""

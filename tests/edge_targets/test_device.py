@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,8 +34,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def script(package: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a package's own script where nothing else of ours can be imported."""
-    blocked = "import sys, runpy; sys.modules.update(edge_targets=None, components=None, flows=None, registry=None)"
+    """Run a package's own script where nothing else of ours can be imported, nor what Windows does not have."""
+    missing = "edge_targets=None, components=None, flows=None, registry=None, resource=None"
+    blocked = f"import sys, runpy; sys.modules.update({missing})"
     paths = f"sys.path.insert(0, {str(package)!r}); runpy.run_path({str(package / name)!r}, run_name='__main__')"
     command = [sys.executable, "-P", "-c", f"{blocked}; {paths}", *arguments]
     return subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=False)
@@ -52,6 +54,13 @@ def test_device_code_imports_nothing_of_ours_but_itself() -> None:
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             assert not {name.split(".")[0] for name in names} & ours, source.name
+
+
+def test_device_code_names_the_encoding_of_what_it_reads() -> None:
+    for source in CODE.glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "read_text":
+                assert ast.unparse(node).endswith(".read_text('utf-8')"), f"{source.name}:{node.lineno}"
 
 
 def test_a_package_answers_alone(package: Path) -> None:
@@ -143,6 +152,16 @@ def test_a_small_child_of_a_large_parent_is_measured_as_small() -> None:
     code = "from edge_targets._device.bench import peak_memory_mb; print(peak_memory_mb())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 200 < peak_memory_mb()
+
+
+@pytest.mark.parametrize(("system", "megabytes"), [("darwin", 50.0), ("freebsd14", 51_200.0)])
+def test_peak_memory_is_read_in_the_unit_that_the_system_counts_in(
+    system: str, megabytes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda self: False)  # no /proc
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_maxrss=50_000_000))
+    assert peak_memory_mb() == megabytes
 
 
 class Silent(Slow):
