@@ -60,18 +60,25 @@ for module in numpy tokenizers jinja2 tensorrt; do
   fi
 done
 
-free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
-if [ "$free_mb" -ge "$needed_mb" ]; then
-  check disk good "$free_mb MB are free"
-else
-  check disk bad "$free_mb MB are free, building takes up to $needed_mb MB"
-fi
-
 # The versions that the package is made for are checked here too.
 if plan=$("$python" -B -m device.tensorrt_engine plan 2>&1); then
   check versions good "as the package wants them"
 else
   check versions bad "$(printf '%s\n' "$plan" | tail -n 1)"
+fi
+
+to_build=$(printf '%s\n' "$plan" | sed -n 's/^engine: \(.*\) (not built yet)$/\1/p')
+if [ -n "$to_build" ]; then
+  folder=$(dirname "$to_build")
+  until [ -d "$folder" ]; do
+    folder=$(dirname "$folder")
+  done
+  free_mb=$(df -Pm "$folder" | awk 'NR == 2 { print $4 }')
+  if [ "$free_mb" -ge "$needed_mb" ]; then
+    check disk good "$free_mb MB are free in $folder"
+  else
+    check disk bad "$free_mb MB are free in $folder, building takes up to $needed_mb MB; AMOEBA_ENGINES may name another"
+  fi
 fi
 printf '%s\n' "$plan"
 

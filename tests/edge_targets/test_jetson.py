@@ -547,6 +547,24 @@ def test_the_script_ends_with_an_engine_where_the_checks_pass(package: Path, tmp
     assert engine.read_bytes().startswith(b'{"version": "10.3.0"')
 
 
+def test_the_disk_of_the_cache_is_asked_for_room_and_only_where_an_engine_is_to_be_built(
+    package: Path, tmp_path: Path
+) -> None:
+    engines, path = tmp_path / "disk" / "engines", on_a_jetson(tmp_path / "tools")
+    engines.parent.mkdir()
+    full = tmp_path / "tools" / "df"
+    full.write_text('#!/bin/sh\nprintf "Filesystem 1048576-blocks Used Available\\n$2 9 4 5\\n"\n')
+    environment = {"PATH": path, "PYTHONPATH": str(STAND_IN), "AMOEBA_ENGINES": str(engines)}
+    full.chmod(0o755)
+    refused = script(package, **environment)
+    assert refused.returncode == 2
+    assert f"error: disk: 5 MB are free in {engines.parent}, building takes up to 4096 MB" in refused.stderr
+    full.chmod(0o644)
+    assert script(package, **environment).returncode == 0
+    full.chmod(0o755)
+    assert script(package, **environment).returncode == 0
+
+
 def test_an_unknown_argument_is_refused_with_those_there_are(package: Path) -> None:
     done = script(package, "--dryrun")
     assert done.returncode == 2
