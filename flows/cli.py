@@ -228,7 +228,7 @@ def bench(
 
 @app.command()
 def measured(
-    file: Annotated[Path, typer.Argument(help="What `amoeba bench`, or `python -m device bench`, wrote on a device.")],
+    file: Annotated[Path, typer.Argument(help="What `amoeba bench`, or the package's `bench.py`, wrote on a device.")],
     as_json: Json = False,
 ) -> None:
     """Take a device's figures into the registry, beside the version they were measured on.

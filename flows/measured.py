@@ -36,7 +36,7 @@ class Recorded:
 
 
 def record(path: Path) -> Recorded:
-    """Take the figures of `python -m device bench` or `amoeba bench` to the version that they were measured on.
+    """Take the figures of `amoeba bench` or the package's `bench.py` to the version that they were measured on.
 
     Only samples are believed: medians are taken again. Raises MeasurementError for a file that is no such measurement,
     for another kind of machine than the target's, and where no published version holds the very same model files.
