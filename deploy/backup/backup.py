@@ -6,7 +6,8 @@
 
 The databases are dumped first and the objects copied after them: the registry writes an artifact's files before the version
 that names them, so every file that a dump knows is there to be copied. A dump counts once its backup.json, written last and
-with the digest of each dump, is there. Objects are kept once, whatever the number of dumps.
+with the digest of each dump, is there; what an earlier one left without it, failed or killed, the next one removes first.
+Objects are kept once, whatever the number of dumps.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ STAMP = "%Y%m%dT%H%M%SZ"
 def back_up(keep: int) -> dict[str, Any]:
     """One backup; returns its record. Raises what pg_dump and the stores raise, and then there is no new backup."""
     target, bucket = stores.elsewhere()
+    for left, files in _begun(target, bucket).items():
+        if "backup.json" not in files:
+            _remove(target, bucket, left)
     stamp = datetime.now(UTC).strftime(STAMP)
     dumps = {}
     for database in stores.DATABASES:
@@ -45,21 +49,33 @@ def back_up(keep: int) -> dict[str, Any]:
         name: stores.synchronise(source, (name, ""), target, (bucket, f"objects/{name}/"), changed=True)
         for name in stores.BUCKETS
     }
+    if len(_begun(target, bucket).get(stamp, ())) < len(dumps):
+        raise RuntimeError(f"the dumps of {stamp} are gone: another backup began meanwhile, and removed them")
     record = {"stamp": stamp, "dumps": dumps, "objects_copied": copied}
     target.put_object(Bucket=bucket, Key=f"dumps/{stamp}/backup.json", Body=json.dumps(record).encode())
     for old in whole(target, bucket)[:-keep]:
-        for entry in list(stores.listed(target, bucket, f"dumps/{old}/")):
-            target.delete_object(Bucket=bucket, Key=f"dumps/{old}/{entry.key}")
+        _remove(target, bucket, old)
     return record
 
 
 def whole(target: Any, bucket: str) -> list[str]:
     """Stamps of the backups that ended, oldest first."""
-    return sorted(
-        entry.key.partition("/")[0]
-        for entry in stores.listed(target, bucket, "dumps/")
-        if entry.key.endswith("/backup.json")
-    )
+    return sorted(stamp for stamp, files in _begun(target, bucket).items() if "backup.json" in files)
+
+
+def _begun(target: Any, bucket: str) -> dict[str, list[str]]:
+    """The files of every backup that there is something of, by its stamp."""
+    found: dict[str, list[str]] = {}
+    for entry in stores.listed(target, bucket, "dumps/"):
+        stamp, _, file = entry.key.partition("/")
+        found.setdefault(stamp, []).append(file)
+    return found
+
+
+def _remove(target: Any, bucket: str, stamp: str) -> None:
+    """Its backup.json, the first by name, goes before its dumps."""
+    for entry in list(stores.listed(target, bucket, f"dumps/{stamp}/")):
+        target.delete_object(Bucket=bucket, Key=f"dumps/{stamp}/{entry.key}")
 
 
 def is_newer_than(hours: float) -> bool:

@@ -37,7 +37,7 @@ def elsewhere() -> tuple[Any, str]:
         endpoint_url=os.environ["BACKUP_ENDPOINT_URL"],
         aws_access_key_id=os.environ["BACKUP_ACCESS_KEY_ID"],
         aws_secret_access_key=os.environ["BACKUP_SECRET_ACCESS_KEY"],
-        region_name=os.environ.get("BACKUP_REGION", "us-east-1"),
+        region_name=os.environ.get("BACKUP_REGION") or "us-east-1",
     )
     return client, os.environ["BACKUP_BUCKET"]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -58,6 +62,63 @@ def test_a_backup_brings_everything_back_to_machines_that_have_nothing(
         _damage(new, again["stamp"])
         assert "mlflow.dump of" in _refusal(new, [*RESTORE, "latest"])
         assert new.run("prefect", command=_psql("SELECT number FROM run")).strip() == "7"
+
+
+@pytest.fixture
+def backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """deploy/backup/backup.py before one store for both sides, which has no bucket to copy yet, and a pg_dump of one line."""
+    program = tmp_path / "programs" / "pg_dump"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho dumped > "${2#--file=}"\n')
+    program.chmod(0o755)
+    deployment = Deployment(tmp_path / "deployment", database=tmp_path)
+    with running.store_of_another_kind(deployment) as place:
+        for name, value in deployment.environment("backup").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", place["BACKUP_ENDPOINT_URL"])
+        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.syspath_prepend(running.DEPLOY / "backup")
+        module = importlib.import_module("backup")
+        monkeypatch.setattr(module, "STAMP", "%Y%m%dT%H%M%S.%fZ")
+        yield module
+
+
+def test_what_failed_backups_left_the_next_one_removes(backup: ModuleType) -> None:
+    for _ in range(3):
+        with pytest.raises(Exception, match="NoSuchBucket"):
+            backup.back_up(keep=14)
+        assert len(_stamps(backup)) == 1
+    _make_buckets(backup)
+    made = [backup.back_up(keep=2)["stamp"] for _ in range(3)]
+    assert _stamps(backup) == set(made[1:])
+
+
+def test_a_backup_whose_dumps_another_one_removed_does_not_count(
+    backup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make_buckets(backup)
+    synchronise, other = backup.stores.synchronise, []
+
+    def meanwhile(*places: Any, **how: Any) -> int:
+        monkeypatch.setattr(backup.stores, "synchronise", synchronise)
+        other.append(backup.back_up(keep=14)["stamp"])
+        return int(synchronise(*places, **how))
+
+    monkeypatch.setattr(backup.stores, "synchronise", meanwhile)
+    with pytest.raises(RuntimeError, match="another backup began meanwhile"):
+        backup.back_up(keep=14)
+    assert backup.whole(*backup.stores.elsewhere()) == other
+
+
+def _make_buckets(backup: ModuleType) -> None:
+    for name in backup.stores.BUCKETS:
+        backup.stores.own().create_bucket(Bucket=name)
+
+
+def _stamps(backup: ModuleType) -> set[str]:
+    """Of every backup that there is something of."""
+    listed = backup.stores.listed(*backup.stores.elsewhere(), "dumps/")
+    return {entry.key.partition("/")[0] for entry in listed}
 
 
 def _once(deployment: Deployment) -> list[str]:

@@ -127,7 +127,7 @@ def test_a_service_is_told_the_same_here_and_in_the_compose_file(name: str) -> N
         else re.sub(r"\$\((\w+)\)", r"${\1}", entry["value"])
         for entry in container["env"]
     }
-    there = {key: value.replace(":?}", "}") for key, value in service["environment"].items()}
+    there = {key: re.sub(r":[-?][^}]*}", "}", value) for key, value in service["environment"].items()}
     assert there.items() <= here.items()
     words = [*container.get("command", ()), *container.get("args", ())]
     given = [*(word for word in service.get("entrypoint", ()) if name == "store"), *service["command"]]
