@@ -11,20 +11,51 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from components.checkpoint import architecture_of
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+ROPE_TYPES = ("default", "linear", "llama3")
+"""Rotary positions that are turned alike however long the text is."""
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_LINEARS = ("gate_proj", "up_proj", "down_proj")
 
 
-def check(config: dict[str, Any]) -> None:
-    """Raise ValueError when a Hugging Face `config.json` is of no family that is known."""
-    given = (config.get("architectures") or ["none named"])[0]
-    if given not in ARCHITECTURES:
-        raise ValueError(f"the base is a {given}; supported are {', '.join(ARCHITECTURES)}")
+def check(config: Mapping[str, Any]) -> None:
+    """Raise ValueError when a model, by its `config.json`, is of no family that is known or computes what devices do not."""
+    rope = rope_of(config)
+    facts: tuple[tuple[str, object, tuple[object, ...]], ...] = (
+        ("architecture", architecture_of(config), ARCHITECTURES),
+        ("rope_type", rope_type(rope), ROPE_TYPES),
+        ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)), (1.0,)),
+        ("hidden_act", config.get("hidden_act", "silu"), ("silu",)),
+    )
+    for name, given, known in facts:
+        if given not in known:
+            raise ValueError(f"the model's {name} is {given}; supported: {', '.join(map(str, known))}")
+
+
+def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of rotary positions, whichever transformers wrote them."""
+    theta = config.get("rope_theta") or 10_000.0
+    return {"rope_theta": theta, **(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+
+
+def rope_type(rope: Mapping[str, Any]) -> str:
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def window_of(config: Mapping[str, Any]) -> int | None:
+    """How many tokens back a layer sees; None where it sees all."""
+    return config.get("sliding_window") if config.get("use_sliding_window", True) else None
+
+
+def longest_context(config: Mapping[str, Any]) -> int:
+    """Tokens that every layer sees at once: the model's positions, or its sliding window where that is shorter."""
+    return int(min(config["max_position_embeddings"], window_of(config) or config["max_position_embeddings"]))
 
 
 def attention_weights(config: Mapping[str, Any]) -> int:

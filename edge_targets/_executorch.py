@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.checkpoint import architecture_of, layers_of
+from components.checkpoint import layers_of
 from components.quiet import quiet_libraries
 from edge_targets import _package
 from edge_targets._target import Grid, Package, PackageError, PackageRequest, Quantization
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from edge_targets._executorch_weights import Codes
 
 MODEL_FILE = "model.pte"
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 GROUP_SIZE = 32
-_ROPE_TYPES = ("default", "linear", "llama3")
 QUANTIZATIONS = (
     Quantization("8da8w", linear_bits=8.1, embedding_bits=9.0, perplexity_ratio=1.022, top_1=0.916),
     Quantization(
@@ -124,9 +122,7 @@ def calibrated_codes(request: PackageRequest, backend: Backend) -> dict[str, Cod
 
 def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((request.checkpoint / "config.json").read_text())
-    given = architecture_of(config)
-    if given not in ARCHITECTURES:
-        raise PackageError(f"ExecuTorch packages are made of {', '.join(ARCHITECTURES)}; the checkpoint is a {given}")
+    _package.check_model(config, request.context_length)
     if request.quantization not in {quantization.name for quantization in OFFERED[backend]}:
         offered = ", ".join(quantization.name for quantization in OFFERED[backend])
         raise PackageError(f"no quantization is called {request.quantization!r}; offered are {offered}")
@@ -136,16 +132,6 @@ def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]
             raise PackageError(
                 f"{name} is {width}, which groups of {GROUP_SIZE} weights do not divide; the nearest width is {nearest}"
             )
-    if not 1 < request.context_length <= config["max_position_embeddings"]:
-        raise PackageError(
-            f"a context of {request.context_length} tokens was asked for; "
-            f"the model takes 2 to {config['max_position_embeddings']}"
-        )
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in _ROPE_TYPES:
-        raise PackageError(f"rope_type is {kind!r}; programs are made with {', '.join(_ROPE_TYPES)}")
-    _package.check_window(config, request.context_length)
     return config
 
 

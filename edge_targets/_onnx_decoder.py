@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from components import family
 from components.checkpoint import architecture_of, layers_of
 from edge_targets._onnx_blocks import Floats
-from edge_targets._package import check_window
-from edge_targets._target import PackageError
+from edge_targets._package import check_model
 
 _QK_NORM = "Qwen3ForCausalLM"
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", _QK_NORM)
-_ROPE_TYPES = ("default", "linear", "llama3")
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,7 @@ class Decoder:
 def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
     """Read `config.json`; raises PackageError for whatever would change the logits and is not in the graph."""
     config = json.loads((checkpoint / "config.json").read_text())
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    _refuse_unsupported(config, rope)
-    longest = config["max_position_embeddings"]
-    if not 1 <= context_length <= longest:
-        raise PackageError(f"a context of {context_length} tokens was asked for; the model takes 1 to {longest}")
-    check_window(config, context_length)
+    check_model(config, context_length)
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     return Decoder(
@@ -79,39 +72,19 @@ def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
         vocabulary=config["vocab_size"],
         norm_epsilon=config["rms_norm_eps"],
         qk_norm=architecture_of(config) == _QK_NORM,
-        rotary_frequencies=_frequencies({"rope_theta": config.get("rope_theta") or 10_000.0, **rope}, head_dim),
+        rotary_frequencies=_frequencies(family.rope_of(config), head_dim),
         tied=config.get("tie_word_embeddings", False),
         context_length=context_length,
     )
-
-
-def _refuse_unsupported(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
-    architecture = architecture_of(config)
-    if architecture not in ARCHITECTURES:
-        raise PackageError(f"the architecture is {architecture}; the graph is written for {', '.join(ARCHITECTURES)}")
-    kind = _rope_type(rope)
-    if kind not in _ROPE_TYPES:
-        raise PackageError(f"rope_type is {kind!r}; graphs are written with {', '.join(_ROPE_TYPES)}")
-    facts: tuple[tuple[str, object, object], ...] = (
-        ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)), 1.0),
-        ("hidden_act", config.get("hidden_act", "silu"), "silu"),
-    )
-    for name, given, wanted in facts:
-        if given != wanted:
-            raise PackageError(f"the checkpoint's {name} is {given!r}; the ONNX graph is written for {wanted!r}")
-
-
-def _rope_type(rope: Mapping[str, Any]) -> str:
-    return str(rope.get("rope_type", rope.get("type", "default")))
 
 
 def _frequencies(rope: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
     """Inverse frequencies, scaled as the model was trained for a longer context (Llama 3.1: only the slow ones, smoothly)."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     plain = np.float32(1) / np.power(np.float32(rope["rope_theta"]), exponents)
-    if _rope_type(rope) == "linear":
+    if family.rope_type(rope) == "linear":
         plain = plain / np.float32(rope["factor"])
-    if _rope_type(rope) == "llama3":
+    if family.rope_type(rope) == "llama3":
         turns = rope["original_max_position_embeddings"] * plain / np.float32(2 * np.pi)
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         kept = np.clip((turns - low) / (high - low), 0, 1)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components import family
 from components.checkpoint import layers_of
 from components.latency import Weights
 from edge_targets import _device
@@ -96,10 +97,16 @@ def _copy_device_code(to: Path, runner: str) -> None:
         )
 
 
-def check_window(config: Mapping[str, Any], context_length: int) -> None:
-    """Raise PackageError for a sliding window that would mask some of the context; a longer one masks nothing."""
-    window = config.get("sliding_window")
-    if window and config.get("use_sliding_window", True) and window < context_length:
+def check_model(config: Mapping[str, Any], context_length: int) -> None:
+    """Raise PackageError for what a package would compute otherwise than the model, and for a context it does not have."""
+    try:
+        family.check(config)
+    except ValueError as error:
+        raise PackageError(str(error)) from error
+    longest, window = config["max_position_embeddings"], family.window_of(config)
+    if not 1 < context_length <= longest:
+        raise PackageError(f"a context of {context_length} tokens was asked for; the model takes 2 to {longest}")
+    if window and window < context_length:  # one that is longer masks nothing
         raise PackageError(
             f"sliding_window is {window} and sliding windows are not expressed; ask for a context of at most {window}"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edge_targets
+from components import family
 from components.calibration import Calibration
 from components.latency import Cost, Load, Weights, predict
 from components.search import CHOSEN, WORSE, Candidate, NothingFitsError, Verdict, choose
@@ -75,7 +76,7 @@ def unfit(quantization: Quantization) -> str | None:
 
 def context_for(config: Mapping[str, Any]) -> int:
     """The context length that is packaged: the one of `params.yaml`, or the base's where that is shorter."""
-    return min(int(parameters()["package"]["context_length"]), int(config["max_position_embeddings"]))
+    return min(int(parameters()["package"]["context_length"]), family.longest_context(config))
 
 
 def weights_of(target: Target, config: Mapping[str, Any], layers: Iterable[tuple[bool, int]]) -> Weights:

@@ -236,10 +236,10 @@ def changed(checkpoint: Path, folder: Path, **settings: object) -> Path:
     ("settings", "message"),
     [
         ({"intermediate_size": 100}, "intermediate_size is 100, .* the nearest width is 96"),
-        ({"architectures": ["GPT2LMHeadModel"]}, "the checkpoint is a GPT2LMHeadModel"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture is GPT2LMHeadModel"),
         ({"max_position_embeddings": 64}, "a context of 96 tokens was asked for; the model takes 2 to 64"),
         ({"sliding_window": 16}, "sliding windows are not expressed; ask for a context of at most 16"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'; programs are made with default, linear, l"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is yarn; supported: default, linear, llama3"),
         ({"num_attention_heads": 3}, "head_dim is 48, which groups of 32 weights do not divide"),
     ],
 )
