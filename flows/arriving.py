@@ -12,7 +12,7 @@ from prefect.states import Failed
 
 from components.base import Base, resolve
 from components.progress import say
-from flows import sources, tracking
+from flows import tracking
 from flows.bases import check_profile, entries
 from flows.onboard import Outcome, onboard
 from flows.onboarding_lock import one_at_a_time
@@ -44,7 +44,7 @@ def arrive(source: str, profile: str = "quick", targets: Sequence[str] = ()) -> 
     """
     try:
         check_profile(profile)
-        base = resolve(sources.local(source), settings().cache)
+        base = resolve(source, settings().cache)
     except ValueError as error:
         say(f"{source} is refused: {error}")
         return Failed(name=REFUSED, message=str(error))

@@ -32,7 +32,9 @@ app.add_typer(cli_keys.app, name="keys")
 
 @app.command()
 def onboard(
-    base: Annotated[str, typer.Argument(help="smollm2-135m, a Hugging Face folder, or org/name[@revision].")],
+    base: Annotated[
+        str, typer.Argument(help="smollm2-135m, a Hugging Face folder, org/name[@revision], or mlflow:NAME@VERSION.")
+    ],
     profile: Annotated[str, typer.Option(help="A profile of params.yaml.")] = "quick",
     target: Annotated[list[str] | None, typer.Option(help="Only this target; may be repeated.")] = None,
     as_json: Json = False,

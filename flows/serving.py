@@ -37,7 +37,9 @@ def start(arrival: Arrival, tries: Callable[[Arrival, int], FlowRun] | None = No
             return False
         if state.is_completed() or state.is_cancelled() or state.name == REFUSED:
             return True
-    say(f"{arrival.source}: {len(AFTER_S)} tries failed; Prefect says why, `amoeba onboard` tries again")
+    targets = "".join(f" --target {target}" for target in arrival.watched.targets)
+    again = f"amoeba onboard {arrival.source} --profile {arrival.watched.profile}{targets}"
+    say(f"{arrival.source}: {len(AFTER_S)} tries failed; Prefect says why, `{again}` tries again")
     return True
 
 

@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.base import BaseError
-from components.kept import once
+from components.kept import forget, once
 from flows import tracking
 from flows.settings import settings
-from flows.work import key_of
 from registry.errors import DamagedError, NoSpaceError
 from registry.paths import check_path
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-SUFFIX = "-edge"
-"""What is made of the registered model NAME is called NAME-edge: the registry's NAME, and its aliases, are its owner's."""
-_VERSION = re.compile(r"mlflow:([^/:@\s\x00-\x1f]{1,200})@([0-9]{1,9})")
+    from registry.store import Store
+
 _PLACES = (("",), ("model", "components/tokenizer"))
 """A model's folder that was logged as it is, and where MLflow's transformers flavour puts the same files."""
 _WANTED = (".json", ".jinja", ".safetensors", ".txt", ".md", "LICENSE")
 _MOST_FILES = 2_000
+_CAME_FROM = ".registry"
+"""A file beside the model's, with the digest of the registry's address: elsewhere the same name is another model."""
 
 
-def local(source: str) -> str:
-    """The folder of a registered model's version, `mlflow:NAME@VERSION`; any other source as it is.
+def bring(name: str, version: str, folder: Path) -> None:
+    """See to it that a registered model's version is in `folder`, as this workspace's registry has it.
 
     Raises BaseError for a version that is not there or is no model's folder, RegistryError for what another time may bring.
     """
-    if not source.startswith("mlflow:"):
-        return source
-    named = _VERSION.fullmatch(source)
-    if named is None:
-        raise BaseError(
-            f"{source!r} names no version; mlflow:NAME@VERSION does, and `amoeba bases add` takes mlflow:NAME"
-        )
-    key = key_of({"source": source, "registry": settings().registry_uri})
-    folder = settings().cache / "registered" / key / f"{named[1]}{SUFFIX}"
-    return str(once(folder, lambda half: _fetch(named[1], named[2], half)))
+    registry = hashlib.sha256(settings().registry_uri.encode()).hexdigest()
+    came_from = folder / _CAME_FROM
+    if folder.is_dir() and not (came_from.is_file() and came_from.read_text() == registry):
+        _with_version(name, version)
+        forget(folder)
+
+    def fill(half: Path) -> None:
+        _fetch(name, version, half)
+        (half / _CAME_FROM).write_text(registry)
+
+    once(folder, fill)
+
+
+def _with_version(name: str, version: str) -> Store:
+    """The registry, which has it; raises BaseError where it has not."""
+    registry = tracking.store()
+    if registry.version(name, version) is None:
+        raise BaseError(f"the registry has no version {version} of {name!r}")
+    return registry
 
 
 def _fetch(name: str, version: str, folder: Path) -> None:
     """Every file a base is made of, of the size that the store lists; anything else, pickles above all, is left there."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    registry = tracking.store()
-    if registry.version(name, version) is None:
-        raise BaseError(f"the registry has no version {version} of {name!r}")
+    registry = _with_version(name, version)
     with registry.reaching():
         place = registry.mlflow.get_model_version_download_uri(name, version)
         repository = get_artifact_repository(place, tracking_uri=registry.uri, registry_uri=registry.uri)

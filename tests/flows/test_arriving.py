@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from fixtures.tiny import make_model, write_base
+from fixtures.workspace import PROJECT
 
-from components.base import Base, BaseError
-from flows import settings, sources, tracking
+from components.base import Base, BaseError, resolve
+from flows import bases, room, settings, sources, tracking
 from flows.arrivals import arrivals
 from flows.arriving import also_known_as, lacking
 from flows.onboarding_lock import one_at_a_time
@@ -158,42 +163,101 @@ def test_the_newest_version_of_a_registered_model_arrives_and_what_we_published_
     assert [one.source for one in arrivals(watched)] == ["mlflow:lab_base@2"]
 
 
-def test_a_registered_model_comes_without_what_could_run_code_and_only_once(store: Store) -> None:
-    source = f"mlflow:plain@{register(store, 'plain', FILES)}"
-    folder = Path(sources.local(source))
-    assert folder.name == "plain-edge"
-    came = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert came == {name: content for name, content in FILES.items() if not name.endswith((".pt", ".bin"))}
+def test_a_registered_model_comes_without_what_could_run_code_and_only_once(store: Store, tmp_path: Path) -> None:
+    version, folder = register(store, "plain", FILES), tmp_path / "plain"
+    sources.bring("plain", version, folder)
+    assert files_of(folder) == {name: content for name, content in FILES.items() if not name.endswith((".pt", ".bin"))}
     before = folder.stat().st_mtime_ns
-    assert sources.local(source) == str(folder)
+    sources.bring("plain", version, folder)
     assert folder.stat().st_mtime_ns == before
 
 
-def test_a_model_in_the_layout_of_mlflow_s_flavour_is_one_folder_too(store: Store) -> None:
+def test_what_came_from_another_registry_is_fetched_anew_once_this_one_has_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, folder = register(store, "moved", FILES), tmp_path / "moved"
+    sources.bring("moved", version, folder)
+    here = files_of(folder)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(settings.settings(), "mlflow_uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        with pytest.raises(BaseError, match=f"the registry has no version {version} of 'moved'"):
+            sources.bring("moved", version, folder)
+        assert files_of(folder) == here
+        other = tracking.store()
+        other.experiment_id()
+        assert register(other, "moved", {**FILES, "model.safetensors": b"another"}) == version
+        sources.bring("moved", version, folder)
+        assert files_of(folder) == {**here, "model.safetensors": b"another"}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Content of a brought model's files by path."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: content for path, content in files.items() if path != ".registry"}
+
+
+def test_a_model_in_the_layout_of_mlflow_s_flavour_is_one_folder_too(store: Store, tmp_path: Path) -> None:
     files = {
         "MLmodel": b"flavors:",
         "model/config.json": b"{}",
         "model/model.safetensors": b"weights",
         "components/tokenizer/tokenizer.json": b"{}",
     }
-    folder = Path(sources.local(f"mlflow:flavour@{register(store, 'flavour', files)}"))
-    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    ]
-    assert {path.parent for path in folder.rglob("*") if path.is_file()} == {folder}
+    sources.bring("flavour", register(store, "flavour", files), tmp_path / "flavour")
+    assert sorted(files_of(tmp_path / "flavour")) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-def test_what_is_no_model_in_the_registry_is_refused_with_the_reason(store: Store) -> None:
+def test_what_is_no_model_in_the_registry_is_refused_with_the_reason(store: Store, tmp_path: Path) -> None:
     version = register(store, "sklearn", {"MLmodel": b"flavors:", "model.pkl": b"a pickle"})
     with pytest.raises(BaseError, match=r"version 1 of 'sklearn' is no Hugging Face model folder"):
-        sources.local(f"mlflow:sklearn@{version}")
+        resolve(f"mlflow:sklearn@{version}", tmp_path)
     with pytest.raises(BaseError, match="the registry has no version 7 of 'sklearn'"):
-        sources.local("mlflow:sklearn@7")
+        resolve("mlflow:sklearn@7", tmp_path)
     with pytest.raises(BaseError, match="names no version; mlflow:NAME@VERSION does"):
-        sources.local("mlflow:sklearn")
+        resolve("mlflow:sklearn", tmp_path)
 
 
-def test_any_other_source_is_left_as_it_is() -> None:
-    assert sources.local("org/name@main") == "org/name@main"
+@pytest.fixture(scope="module")
+def ours(store: Store, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A registered model that can be onboarded, as its version is named, and declared."""
+    folder = write_base(tmp_path_factory.mktemp("ours"), make_model())
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    source = f"mlflow:our-base@{register(store, 'our-base', files)}"
+    (workspace / "bases.yaml").write_text("bases: {}\n")
+    bases.declare(resolve(source, settings.settings().cache), "tiny")
+    return source
+
+
+def test_a_registered_base_is_declared_by_its_name_and_comes_again_where_its_folder_is_gone(ours: str) -> None:
+    entry = bases.declared("our-base-edge")
+    assert entry.source == ours
+    for piece in room.pieces():
+        room.remove(piece)
+    again = resolve(entry.source, settings.settings().cache)
+    assert (again.name, again.source, again.fingerprint) == ("our-base-edge", ours, entry.fingerprint)
+
+
+def test_a_registered_base_that_was_just_asked_for_is_in_use(ours: str) -> None:
+    cache = settings.settings().cache
+    for path in (cache / "registered").rglob("*"):
+        os.utime(path, (0, 0))
+    resolve(ours, cache)
+    assert room.to_remove(room.pieces(), unused_hours=24, budget_bytes=0) == ()
+
+
+def test_a_stage_which_knows_no_registry_finds_what_was_brought_and_says_who_brings_it(
+    ours: str, workspace: Path
+) -> None:
+    (workspace / "params.yaml").write_text("profiles: {tiny: {}}\n")
+    asked = "from components.stages import Stage; print(Stage.of('our-base-edge', 'tiny').base.fingerprint)"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "AMOEBA_MLFLOW_URI": "http://127.0.0.1:9"}
+
+    def stage() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", asked]
+        return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
+
+    resolve(ours, settings.settings().cache)
+    assert stage().stdout.strip() == bases.declared("our-base-edge").fingerprint
+    for piece in room.pieces():
+        room.remove(piece)
+    assert f"`amoeba onboard {ours}` fetches it" in stage().stderr

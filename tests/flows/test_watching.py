@@ -342,7 +342,7 @@ class _Prefect:
 
 
 def _start(prefect: _Prefect) -> bool:
-    return serving.start(Arrival("org/name@1", "1", HUB), prefect)
+    return serving.start(Arrival("org/name@1", "1", Watched("org/name", "tiny", ("x86_avx2",))), prefect)
 
 
 @pytest.mark.parametrize("state", [Completed(), Cancelled(), Failed(name=serving.REFUSED)])
@@ -368,4 +368,6 @@ def test_a_run_that_failed_or_was_lost_is_tried_again_and_not_for_ever(
         prefect.end(attempt, state)
     assert _start(prefect)
     assert len(prefect.runs) == 3
-    assert "org/name@1: 3 tries failed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "org/name@1: 3 tries failed" in said
+    assert "`amoeba onboard org/name@1 --profile tiny --target x86_avx2` tries again" in said
