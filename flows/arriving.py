@@ -10,14 +10,14 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from components.base import Base, resolve
+from components.base import Base
 from components.progress import say
 from flows import tracking
 from flows.bases import check_profile, entries
 from flows.onboard import Outcome, onboard
 from flows.onboarding_lock import one_at_a_time
 from flows.serving import REFUSED
-from flows.settings import settings
+from flows.sources import resolved
 from flows.steps import told
 from registry import naming
 from registry.errors import DamagedError, NotFoundError, RefusedError, SignatureError
@@ -44,7 +44,7 @@ def arrive(source: str, profile: str = "quick", targets: Sequence[str] = ()) -> 
     """
     try:
         check_profile(profile)
-        base = resolve(source, settings().cache)
+        base = resolved(source)
     except ValueError as error:
         say(f"{source} is refused: {error}")
         return Failed(name=REFUSED, message=str(error))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-import components.base
 from components.files import replace_text
 from components.waiting import alone
 from flows.settings import settings
@@ -83,15 +82,6 @@ def change(edit: Callable[[dict[str, Any]], None]) -> None:
         values = entries()
         edit(values)
         replace_text(_path(), _HEADER + yaml.safe_dump(values, sort_keys=False))
-
-
-def _bring(model: str, version: str, folder: Path) -> None:
-    from flows.sources import bring  # it asks the registry, which knows of bases
-
-    bring(model, version, folder)
-
-
-components.base.bring = _bring
 
 
 def _path() -> Path:

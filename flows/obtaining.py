@@ -81,11 +81,11 @@ def _derivable(
     if not suited:
         raise nothing
     try:
-        from components.base import resolve
         from flows import calibrating
         from flows.bases import declared
         from flows.choosing import choose_for
-        from flows.settings import WorkspaceError, settings
+        from flows.settings import WorkspaceError
+        from flows.sources import resolved
         from flows.work import JobError
     except ModuleNotFoundError as error:
         raise NothingSuitsError(
@@ -94,7 +94,7 @@ def _derivable(
     choices, reasons = [], []
     try:
         base = declared(model)
-        folder = resolve(base.source, settings().cache).folder
+        folder = resolved(base.source).folder
         for one in suited:
             try:
                 calibrations = calibrating.kept(base, one) if machine is not None else None

@@ -21,7 +21,7 @@ from prefect import flow
 
 import edge_targets
 from components import lifeline, messages
-from components.base import Base, resolve
+from components.base import Base
 from components.progress import say
 from components.stages import STAGES
 from flows import data, lost, lost_runs, measuring, onboarding_run, room, showing, tracking
@@ -31,6 +31,7 @@ from flows.package import Released, build, release
 from flows.publishing import publish
 from flows.runners import outcome_of, task_runner
 from flows.settings import settings
+from flows.sources import resolved
 from flows.space import ensure_space
 from flows.steps import step, told
 from flows.trouble import reason
@@ -120,7 +121,7 @@ def _noted(failed: dict[str, str], what: str) -> Iterator[None]:
 @step("find_base")
 def find_base(source: str) -> Base:
     """The base's local folder and fingerprint."""
-    return resolve(source, settings().cache)
+    return resolved(source)
 
 
 @step("{stage}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from components.base import Base, BaseError, resolve
+from components.base import Base, BaseError
 from flows import data
 from flows.bases import Declared, declared
 from flows.onboarding_lock import one_at_a_time
-from flows.settings import settings
+from flows.sources import resolved
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def onboarded(name: str) -> Iterator[tuple[Declared, Base]]:
     """
     with one_at_a_time(declared(name).name):
         base = declared(name)
-        origin = resolve(base.source, settings().cache)
+        origin = resolved(base.source)
         if origin.fingerprint != base.fingerprint:
             raise BaseError(
                 f"{base.source} now has fingerprint {origin.fingerprint[:12]}, bases.yaml names {base.fingerprint[:12]}: "

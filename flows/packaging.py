@@ -20,6 +20,7 @@ from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
 from flows.settings import settings
+from flows.sources import resolved
 from flows.work import key_of, run_apart
 from registry import bom
 from registry.manifest import files_of
@@ -37,11 +38,10 @@ def checkpoint_for(base: Declared, shape: AnyShape) -> Path:
         import torch
 
         quiet_libraries()
-        from components.base import resolve
         from components.subnet import extract
         from components.supernet import Supernet
 
-        origin = resolve(base.source, settings().cache)
+        origin = resolved(base.source)
         with _ONE_MODEL_AT_A_TIME:
             supernet = Supernet.load(base.artifacts / "supernet", origin.load(torch.float32))
             extract(supernet, shape).save(folder, origin, _card(base, origin.licence, shape))

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.base import BaseError
+from components.base import Base, BaseError, registered, resolve
 from components.kept import forget, once
 from flows import tracking
 from flows.settings import settings
@@ -25,6 +25,17 @@ _WANTED = (".json", ".jinja", ".safetensors", ".txt", ".md", "LICENSE")
 _MOST_FILES = 2_000
 _CAME_FROM = ".registry"
 """A file beside the model's, with the digest of the registry's address: elsewhere the same name is another model."""
+
+
+def resolved(source: str) -> Base:
+    """The base of a source, fetched where it is a registered model's version that is not here.
+
+    Raises what `components.base.resolve` and `bring` raise.
+    """
+    named = registered(source, settings().cache)
+    if named is not None:
+        bring(named.model, named.version, named.folder)
+    return resolve(source, settings().cache)
 
 
 def bring(name: str, version: str, folder: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT
 
-from components.base import Base, BaseError, resolve
+from components.base import Base, BaseError
 from flows import bases, room, settings, sources, tracking
 from flows.arrivals import arrivals
 from flows.arriving import also_known_as, lacking
@@ -210,11 +210,11 @@ def test_a_model_in_the_layout_of_mlflow_s_flavour_is_one_folder_too(store: Stor
 def test_what_is_no_model_in_the_registry_is_refused_with_the_reason(store: Store, tmp_path: Path) -> None:
     version = register(store, "sklearn", {"MLmodel": b"flavors:", "model.pkl": b"a pickle"})
     with pytest.raises(BaseError, match=r"version 1 of 'sklearn' is no Hugging Face model folder"):
-        resolve(f"mlflow:sklearn@{version}", tmp_path)
+        sources.resolved(f"mlflow:sklearn@{version}")
     with pytest.raises(BaseError, match="the registry has no version 7 of 'sklearn'"):
-        resolve("mlflow:sklearn@7", tmp_path)
+        sources.resolved("mlflow:sklearn@7")
     with pytest.raises(BaseError, match="names no version; mlflow:NAME@VERSION does"):
-        resolve("mlflow:sklearn", tmp_path)
+        sources.resolved("mlflow:sklearn")
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def ours(store: Store, workspace: Path, tmp_path_factory: pytest.TempPathFactory
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     source = f"mlflow:our-base@{register(store, 'our-base', files)}"
     (workspace / "bases.yaml").write_text("bases: {}\n")
-    bases.declare(resolve(source, settings.settings().cache), "tiny")
+    bases.declare(sources.resolved(source), "tiny")
     return source
 
 
@@ -233,7 +233,7 @@ def test_a_registered_base_is_declared_by_its_name_and_comes_again_where_its_fol
     assert entry.source == ours
     for piece in room.pieces():
         room.remove(piece)
-    again = resolve(entry.source, settings.settings().cache)
+    again = sources.resolved(entry.source)
     assert (again.name, again.source, again.fingerprint) == ("our-base-edge", ours, entry.fingerprint)
 
 
@@ -241,14 +241,14 @@ def test_a_registered_base_that_was_just_asked_for_is_in_use(ours: str) -> None:
     cache = settings.settings().cache
     for path in (cache / "registered").rglob("*"):
         os.utime(path, (0, 0))
-    resolve(ours, cache)
+    sources.resolved(ours)
     assert room.to_remove(room.pieces(), unused_hours=24, budget_bytes=0) == ()
 
 
 def test_a_stage_which_knows_no_registry_finds_what_was_brought_and_says_who_brings_it(
     ours: str, workspace: Path
 ) -> None:
-    (workspace / "params.yaml").write_text("profiles: {tiny: {}}\n")
+    (workspace / "params.yaml").write_text("profiles: {tiny: {selection: {}, supernet: {depths_percent: [100]}}}\n")
     asked = "from components.stages import Stage; print(Stage.of('our-base-edge', 'tiny').base.fingerprint)"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "AMOEBA_MLFLOW_URI": "http://127.0.0.1:9"}
 
@@ -256,7 +256,7 @@ def test_a_stage_which_knows_no_registry_finds_what_was_brought_and_says_who_bri
         command = [sys.executable, "-c", asked]
         return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
 
-    resolve(ours, settings.settings().cache)
+    sources.resolved(ours)
     assert stage().stdout.strip() == bases.declared("our-base-edge").fingerprint
     for piece in room.pieces():
         room.remove(piece)
