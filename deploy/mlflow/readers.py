@@ -1,7 +1,7 @@
-"""Who may only read: MLflow's check of a password, and a veto on whatever `device` would write.
+"""MLflow's check of a password, and a veto on whatever `device` would write; deploy/mlflow/auth.ini names it.
 
-deploy/mlflow/auth.ini names it. MLflow 3.17 lets every user make registered models and experiments, which are then theirs, and
-has no permission that keeps a user from it but lets them read: who makes a trail of promotions first would own it.
+MLflow 3.17 lets every user make registered models and experiments, which are then theirs: who makes a trail of promotions
+first owns it. A permission that denies making them denies reading them as well.
 """
 
 from __future__ import annotations

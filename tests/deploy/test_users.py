@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
 from fixtures import deployment as running
-from fixtures.deployment import Deployment
+from fixtures.deployment import Deployment, new_secrets
+from fixtures.workspace import PROJECT
 
 API = "/api/2.0/mlflow"
 TRAIL = {"name": "tiny--x86~promotions"}
@@ -47,6 +50,16 @@ def test_a_device_reads_what_a_builder_makes(deployment: Deployment) -> None:
     for kind in ("experiments", "runs"):
         asked = {"experiment_ids": ["0"], "max_results": 1}
         assert _asked(deployment, "device", "POST", f"{API}/{kind}/search", asked).ok
+
+
+def test_an_administrator_changes_the_password_as_the_document_says(deployment: Deployment) -> None:
+    document = (PROJECT / "docs" / "deploy.md").read_text()
+    path, body = re.findall(r"curl --user admin --request PATCH https://HOST(\S+) --json '(.*?)'", document)[0]
+    old, new = deployment.given["MLFLOW_ADMIN_PASSWORD"], new_secrets()["MLFLOW_ADMIN_PASSWORD"]
+    given = json.loads(body.replace("OLD", old).replace("NEW", new))
+    assert _asked(deployment, "admin", "PATCH", path, given).status_code == 200
+    deployment.given["MLFLOW_ADMIN_PASSWORD"] = new
+    deployment.run("mlflow-users")
 
 
 def _asked(deployment: Deployment, user: str, method: str, path: str, given: Any = None) -> requests.Response:
