@@ -24,7 +24,7 @@ from components.selection import SelectionSettings, select
 from components.shape import Shape, ShapeSpace, parse_shape
 from components.smol import AdapterSettings, usage_entropy
 from components.supernet import Supernet
-from components.team import Team
+from components.team import ALONE, Team
 
 SETTINGS = FinetuneSettings(
     steps=40,
@@ -299,3 +299,14 @@ def test_a_checkpoint_that_was_damaged_is_left_and_training_starts_anew(tmp_path
     finetune(made, WINDOWS, settings, checkpoint, lambda report: steps.append(report.step))
     assert steps == list(range(1, 11))
     assert all(torch.equal(tensor, wanted.trainable()[name]) for name, tensor in made.trainable().items())
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="this machine has no accelerator")
+def test_an_accelerator_trains_to_what_the_processor_does() -> None:
+    on_processor, on_accelerator = supernet(), supernet()
+    ALONE.place(on_accelerator.model, ())
+    assert on_accelerator.model.device.type == ALONE.device.type != "cpu"
+    for made in (on_processor, on_accelerator):
+        finetune(made, WINDOWS, replace(SETTINGS, steps=4))
+    for name, tensor in on_processor.trainable().items():
+        torch.testing.assert_close(on_accelerator.trainable()[name].cpu(), tensor, rtol=1e-2, atol=1e-4)

@@ -59,23 +59,6 @@ def test_sharding_the_frozen_layers_changes_no_bit(tmp_path: Path) -> None:
     assert all(torch.equal(sharded[name], tensor) for name, tensor in whole.items())
 
 
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="this machine has no accelerator")
-def test_an_accelerator_trains_to_what_the_processor_does() -> None:
-    from dataclasses import replace
-
-    from test_finetune import SETTINGS, WINDOWS, supernet
-
-    from components.finetune import finetune
-
-    on_processor, on_accelerator = supernet(), supernet()
-    ALONE.place(on_accelerator.model, ())
-    assert on_accelerator.model.device.type == ALONE.device.type != "cpu"
-    for made in (on_processor, on_accelerator):
-        finetune(made, WINDOWS, replace(SETTINGS, steps=4))
-    for name, tensor in on_processor.trainable().items():
-        torch.testing.assert_close(on_accelerator.trainable()[name].cpu(), tensor, rtol=1e-2, atol=1e-4)
-
-
 def test_alone_a_batch_is_read_whole_and_gradients_are_left_as_they_are() -> None:
     assert ALONE.leads
     assert ALONE.share([3, 1, 2]) == [3, 1, 2]
