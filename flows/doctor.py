@@ -63,12 +63,13 @@ def _targets() -> Iterator[Finding]:
 
 
 def _signing() -> Finding:
-    """What is published unsigned is no fault; a key that cannot sign is."""
+    """What is published unsigned is no fault; a key that cannot sign, or that nobody here believes, is."""
     key_file = trusting.signing_key()
     if key_file is None:
         return Finding("signing key", True, "none: what is published here is not signed")
     try:
         public = key_file.read().public
+        trusting.trust().check_signing(public)
     except RegistryError as error:
         return Finding("signing key", False, str(key_file.path), str(error))
     if importlib.util.find_spec("model_signing") is None:

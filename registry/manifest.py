@@ -174,7 +174,7 @@ class Manifest:
         """Raise DamagedError unless `folder` holds exactly the listed files, beside the manifest itself."""
         unlisted = _files(folder) - {entry.path for entry in self.files}
         if unlisted:
-            raise DamagedError(f"{folder} holds {min(unlisted)}, which the manifest does not list; pull it again")
+            raise DamagedError(f"{folder} holds {min(unlisted)}, which the manifest does not list; move it away")
         for entry in self.files:
             entry.verify(folder)
 

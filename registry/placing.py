@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from registry import naming, signature
-from registry.errors import NotFoundError, RefusedError, RegistryError
+from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError
 from registry.manifest import Manifest, read_manifest
-from registry.paths import MANIFEST_FILE
+from registry.paths import UNLISTED
 from registry.trust import NOBODY, Trust
 
 _LOCK_SECONDS = 60
@@ -110,11 +110,34 @@ def roll_back(to: Path, registered_model: str, trust: Trust = NOBODY) -> Manifes
 
 
 def check_replaceable(to: Path) -> None:
-    """Only an empty folder, or one that holds an artifact, is ever replaced: never a folder of someone's own files."""
-    if not os.path.lexists(to):
+    """Only an empty folder, or one that holds an artifact and nothing else, is ever replaced: never someone's own files.
+
+    An artifact's files may be damaged or gone. What Python keeps of modules that were run there is nobody's.
+    """
+    is_folder = to.is_dir() and not to.is_symlink()
+    if not os.path.lexists(to) or (is_folder and not any(to.iterdir())):
         return
-    if to.is_symlink() or not to.is_dir() or (any(to.iterdir()) and not (to / MANIFEST_FILE).is_file()):
+    try:
+        listed = {entry.path for entry in read_manifest(to).files} if is_folder else None
+    except (DamagedError, RefusedError):
+        listed = None
+    if listed is None:
         raise RefusedError(f"{to} exists and holds no pulled artifact; choose another --to, or remove it")
+    own = min(_names(to) - listed - set(UNLISTED), default=None)
+    if own is not None:
+        raise RefusedError(
+            f"{to} holds {own}, which is not of the artifact pulled there; move it, or choose another --to"
+        )
+
+
+def _names(folder: Path) -> set[str]:
+    """Of every file and link below."""
+    found: set[str] = set()
+    for root, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        found.update(Path(root, name).relative_to(folder).as_posix() for name in (*names, *links))
+        folders[:] = [name for name in folders if name != "__pycache__"]
+    return found
 
 
 def write(path: Path, content: bytes, to: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from registry import promotions, versions
-from registry.errors import ConflictError, NotFoundError, RefusedError, SignatureError
+from registry.errors import ConflictError, NotFoundError, RefusedError
 from registry.promotions import PREVIOUS, PRODUCTION, RECORD_TAG, Promotion
 from registry.server import Server, Version
 
@@ -37,12 +37,9 @@ def promote(
     """Record that `alias` is `version` now, and have MLflow's alias follow; None where it was so already.
 
     Raises ConflictError where the alias is not at the version `expected`, or where others promote all the time, and
-    SignatureError where signed promotions are wanted and no key is configured to sign this one.
+    SignatureError where signed promotions are wanted and no key that is trusted would sign this one.
     """
-    if server.trust.required and server.signing_key is None:
-        raise SignatureError(
-            "promotions are signed here, and no key is configured; set AMOEBA_SIGNING_KEY to a key that is trusted"
-        )
+    server.check_signing()
     if alias == PREVIOUS:
         raise RefusedError(f"{PREVIOUS} is what {PRODUCTION} was before; promote to another alias, or roll back")
     registered_model = version.registered_model
@@ -87,6 +84,7 @@ def promote(
 
 def roll_back(server: Server, registered_model: str, *, reason: str, by: str) -> Promotion:
     """Promote what `production` was before; raises NotFoundError where there is nothing to go back to."""
+    server.check_signing()
     trail = promotions.read(server, registered_model)
     current = trail.of(PRODUCTION)
     if current is None or current.before is None:

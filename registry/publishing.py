@@ -46,10 +46,11 @@ def publish(
 
     A version that holds this very manifest already is read back and used again. Without `run_id`, a run is made
     and ended here. Raises DamagedError when the folder, or what the server holds of it, is not what the manifest
-    says, and RefusedError, NoSpaceError or UnreachableError; the alias then is where it was.
+    says, and RefusedError, SignatureError, NoSpaceError or UnreachableError; the alias then is where it was.
     """
     naming.check_registered(registered_model)
     naming.check_alias(alias)
+    server.check_signing()
     own = server.own_trust()
     naming.check_same(registered_model, manifest.model, manifest.target)
     manifest.verify(folder)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.artifacts import Artifacts
 from registry.embedded import ensure_database
-from registry.errors import RefusedError
+from registry.errors import RefusedError, SignatureError
 from registry.keys import KeyFile
 from registry.patience import Patience
 from registry.reaching import no_answer, reaching, shown
@@ -207,6 +207,15 @@ class Server:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         return Artifacts(get_artifact_repository(source, tracking_uri=self.uri), self.uri, self.patience)
+
+    def check_signing(self) -> None:
+        """Raise SignatureError where signatures are wanted, and what is released here would have none that is believed."""
+        if self.signing_key is not None:
+            self.trust.check_signing(self.signing_key.read().public)
+        elif self.trust.required:
+            raise SignatureError(
+                "promotions are signed here, and no key is configured; set AMOEBA_SIGNING_KEY to a key that is trusted"
+            )
 
     def own_trust(self) -> Trust | None:
         """Trust in the configured key alone, None where none is; raises RefusedError for a key that does not open."""

@@ -35,7 +35,7 @@ class Store(Server):
 
         A version that holds this very manifest already is read back and used again. Without `run_id`, a run is made
         and ended here. Raises DamagedError when the folder, or what the server holds of it, is not what the manifest
-        says, and RefusedError, NoSpaceError or UnreachableError; the alias then is where it was.
+        says, and RefusedError, SignatureError, NoSpaceError or UnreachableError; the alias then is where it was.
         """
         return publishing.publish(
             self,

@@ -105,6 +105,17 @@ class Trust:
             )
         return known
 
+    def check_signing(self, key: PublicKey) -> None:
+        """Raise SignatureError where signatures are wanted and one by this key would not be taken."""
+        revocation = self.revocation(key.fingerprint)
+        if not self.required or (key.fingerprint in {one.fingerprint for one in self.keys} and revocation is None):
+            return
+        why = f"was revoked: {revocation.reason or 'no reason noted'}" if revocation else "is not trusted"
+        raise SignatureError(
+            f"the signing key {key.name} ({key.fingerprint[:12]}) {why}, so nobody here would believe what it signs; "
+            "set AMOEBA_SIGNING_KEY to a key that is trusted (`amoeba keys list`)"
+        )
+
     def revocation(self, fingerprint: str) -> Revocation | None:
         return next((one for one in self.revoked if one.fingerprint == fingerprint), None)
 

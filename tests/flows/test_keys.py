@@ -93,6 +93,10 @@ def test_the_doctor_names_the_keys_and_what_is_wrong_with_them(tmp_path: Path, k
     found = told(AMOEBA_SIGNING_KEY=key["private"])
     assert found["signing key"]["found"] == f"lab ({key['fingerprint'][:12]})"
     assert found["trusted keys"]["found"].startswith("none: ")
+    amoeba(tmp_path, "keys", "trust", key["public"])
+    amoeba(tmp_path, "keys", "revoke", "lab", "--reason", "lost")
+    found = told(AMOEBA_SIGNING_KEY=key["private"])
+    assert "was revoked: lost, so nobody here would believe" in found["signing key"]["remedy"]
     (tmp_path / key["private"]).chmod(0o644)
     found = told(AMOEBA_SIGNING_KEY=key["private"], AMOEBA_TRUST="nowhere")
     assert "chmod 600" in found["signing key"]["remedy"]

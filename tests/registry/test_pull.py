@@ -161,13 +161,36 @@ def test_what_is_no_pulled_artifact_is_never_replaced(
     store.publish(*make_artifact(), registered_model=name)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("Dear all")
+    for folder, content in {"project": '{"scripts": []}', "notes": "Dear all"}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / MANIFEST_FILE).write_text(content)
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for taken in ("mine", "file", "link", "dangling"):
+    for taken in ("mine", "project", "notes", "file", "link", "dangling"):
         with pytest.raises(RefusedError, match="holds no pulled artifact; choose another"):
             store.pull(name, tmp_path / taken)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "Dear all"
+    assert (tmp_path / "notes" / MANIFEST_FILE).read_text() == "Dear all"
+
+
+@pytest.mark.parametrize("own", ["letter.txt", "texts/letter.txt", "link"])
+def test_somebody_s_own_file_in_a_pulled_folder_is_not_replaced_with_it(
+    own: str, store: Store, name: str, make_artifact: Any, tmp_path: Path
+) -> None:
+    made, to = [make_artifact(), make_artifact({"more": b"1"})], tmp_path / "device"
+    for artifact in made:
+        store.publish(*artifact, registered_model=name)
+    store.pull(name, to, "1")
+    (to / own).symlink_to(tmp_path) if own == "link" else (to / own).write_text("Dear all")
+    with pytest.raises(RefusedError, match=f"device holds {own}, which is not of the artifact pulled there; move it"):
+        store.pull(name, to)
+    assert os.path.lexists(to / own)
+    assert beside(to) == []
+    (to / own).unlink()
+    (to / "texts" / "__pycache__").mkdir()
+    (to / "texts" / "__pycache__" / "x.pyc").write_bytes(b"x")
+    assert store.pull(name, to) == made[1][1]
 
 
 def test_a_pull_stopped_at_its_last_rename_puts_the_old_folder_back(

@@ -23,6 +23,7 @@ from registry.errors import DamagedError, RefusedError, SignatureError
 from registry.keys import KeyFile, PrivateKey, make_key
 from registry.manifest import Manifest, read_manifest
 from registry.paths import MANIFEST_FILE, SIGNATURE_FILE
+from registry.promotions import name_of_trail
 from registry.signing import sign
 from registry.store import MANIFEST_TAG, Store
 from registry.trust import Revocation, Trust
@@ -447,6 +448,27 @@ def test_a_key_that_does_not_open_is_told_before_anything_is_uploaded(
     with pytest.raises(RefusedError, match="cannot be read"):
         _signing(store, KeyFile(tmp_path / "none.key")).publish(*make_artifact(), registered_model=name)
     assert name not in store.models()
+
+
+@pytest.mark.parametrize("why", ["was revoked: laptop lost", "is not trusted"])
+def test_a_key_that_is_not_believed_here_releases_nothing(
+    why: str, store: Store, name: str, make_artifact: Any, key_file: KeyFile, other_file: KeyFile
+) -> None:
+    publisher = _signing(store, key_file)
+    for number in range(2):
+        publisher.publish(*make_artifact({"more": str(number).encode()}), registered_model=name)
+    own = key_file.read().public
+    revoked = (Revocation(own.fingerprint, "lab", "laptop lost"),) if "revoked" in why else ()
+    late = Store(store.uri, store.artifact_root, Trust((other_file.read().public,), revoked), key_file)
+    runs, before = len(store.runs()), store.versions_of(name_of_trail(name))
+    for release in (
+        lambda: late.publish(*make_artifact({"more": b"2"}), registered_model=name),
+        lambda: late.promote(store.resolve(name, "1"), "canary", reason=""),
+        lambda: late.roll_back(name, reason=""),
+    ):
+        with pytest.raises(SignatureError, match=rf"the signing key lab .* {why}.*set AMOEBA_SIGNING_KEY"):
+            release()
+    assert (len(store.runs()), store.versions_of(name_of_trail(name))) == (runs, before)
 
 
 def test_a_device_verifies_without_the_library_that_signs() -> None:
