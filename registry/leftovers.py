@@ -1,6 +1,7 @@
 """What stopped publishers left: uploads that became no version. Found, told, and removed when asked to.
 
-An upload is left alone until its run is `hours` old: its publisher may still be at it.
+An upload is left alone until its run's latest is `hours` old: its publisher may still be at it, in a run that one who was
+killed began.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from registry.server import Server
+from registry.server import UPLOAD_TAG, Server
 
 _PLACE = re.compile(r"artifact-[0-9a-f]{16}")
 
@@ -28,7 +29,7 @@ class Leftover:
 
 
 def leftovers(server: Server, hours: float = 24.0) -> tuple[Leftover, ...]:
-    """Every upload without a version whose run began at least `hours` ago; none where nothing was ever published."""
+    """Every upload without a version, in runs that began none for `hours`; none where nothing was ever published."""
     with server.reaching():
         kept = {version.source for name in server.names() for version in server.versions_of(name)}
         return tuple(found for found in _uploads(server) if found.source not in kept and found.age_hours >= hours)
@@ -45,7 +46,9 @@ def remove(server: Server, found: Leftover) -> None:
 def _uploads(server: Server) -> Iterator[Leftover]:
     now_ms = time.time() * 1000
     for run in server.runs():
-        age_hours = (now_ms - run.info.start_time) / 3.6e6
+        noted = run.data.tags.get(UPLOAD_TAG, "")
+        began_ms = max(run.info.start_time, int(noted) if re.fullmatch("[0-9]{1,15}", noted) else 0)
+        age_hours = (now_ms - began_ms) / 3.6e6
         artifacts = server.artifacts(run.info.artifact_uri)
         for place in artifacts.folders():
             if _PLACE.fullmatch(place):

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from registry.manifest import Manifest
 from registry.paths import MANIFEST_FILE, SIGNATURE_FILE
 from registry.progress import Progress
 from registry.pulling import registered
-from registry.server import CONTENT_TAG, MANIFEST_TAG, Server, Version
+from registry.server import CONTENT_TAG, MANIFEST_TAG, UPLOAD_TAG, Server, Version
 from registry.trust import Trust
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def publish(
             with _run(server, run_id, registered_model) as run:
                 place = f"artifact-{manifest.digest[:16]}"
                 source = f"{server.mlflow.get_run(run).info.artifact_uri}/{place}"
+                server.mlflow.set_tag(run, UPLOAD_TAG, str(round(time.time() * 1000)))
                 _clear(server, registered_model, source)
                 _upload(server, folder, manifest, run, place, progress)
                 _sign(server, manifest, own, run, source)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.artifacts import Artifacts
 from registry.embedded import ensure_database
-from registry.errors import RefusedError, SignatureError
+from registry.errors import RefusedError, RegistryError, SignatureError
 from registry.keys import KeyFile
 from registry.patience import Patience
 from registry.reaching import no_answer, reaching, shown
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "amoeba"
 MANIFEST_TAG, CONTENT_TAG = "amoeba.manifest", "amoeba.content"
+UPLOAD_TAG = "amoeba.upload"
+"""Of a run: when its latest upload began, in milliseconds since 1970."""
 _ANSWER_SECONDS = 5
-_MOST_MODELS = _MOST_VERSIONS = 10_000
-_MOST_RUNS = 100_000
+_MOST_RESULTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,12 @@ class Server:
             def search(chosen: str | None, **how: Any) -> Any:
                 return self.mlflow.search_runs([experiment], **how)
 
-            return tuple(_all(search, _MOST_RUNS))
+            return tuple(_all(search))
 
     def names(self) -> tuple[str, ...]:
         """Of everything registered, sorted."""
         with self.reaching():
-            return tuple(sorted(model.name for model in _all(self.mlflow.search_registered_models, _MOST_MODELS)))
+            return tuple(sorted(model.name for model in _all(self.mlflow.search_registered_models)))
 
     def ensure_model(self, name: str, description: str = "") -> None:
         """Make a registered model where there is none."""
@@ -183,7 +184,7 @@ class Server:
     def versions_of(self, name: str) -> tuple[Version, ...]:
         """All versions, newest first, with no aliases; none where no such model is registered."""
         with self.reaching():
-            found = _all(self.mlflow.search_model_versions, _MOST_VERSIONS, f"name = '{name}'")
+            found = _all(self.mlflow.search_model_versions, f"name = '{name}'")
         return tuple(sorted(map(_version, found), key=lambda version: -int(version.version)))
 
     def version(self, name: str, number: str) -> Version | None:
@@ -239,17 +240,20 @@ def _prepare_mlflow() -> None:
         os.environ.setdefault(name, value)
 
 
-def _all(search: Callable[..., Any], most: int, chosen: str | None = None) -> list[Any]:
-    """Every page of a search, `most` results at the most."""
+def _all(search: Callable[..., Any], chosen: str | None = None) -> list[Any]:
+    """Every page of a search; raises RegistryError for more than are ever read, since nothing is decided on a part."""
     found: list[Any] = []
     token = None
-    while len(found) < most:
+    while len(found) < _MOST_RESULTS:
         page = search(chosen, max_results=1000, page_token=token)
         found.extend(page)
         token = page.token
         if not token:
-            break
-    return found
+            return found
+    raise RegistryError(
+        f"the registry lists more than {_MOST_RESULTS} results{f' for {chosen}' if chosen else ''}, and no more are read; "
+        "remove in MLflow what is not needed"
+    )
 
 
 def _version(found: ModelVersion) -> Version:

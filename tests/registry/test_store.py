@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from fixtures.artifacts import beside, flip, kept, kept_at
+from mlflow.store.entities import PagedList
 
-from registry.errors import DamagedError, NotFoundError, RefusedError, UnreachableError
+import registry.server
+from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError, UnreachableError
 from registry.manifest import read_manifest
 from registry.store import MANIFEST_TAG, PREVIOUS, PRODUCTION, Store
 
@@ -232,6 +234,18 @@ def test_a_name_that_could_change_a_query_is_refused(store: Store, make_artifact
             ask()
     with pytest.raises(RefusedError, match="is no alias"):
         store.publish(*make_artifact(), registered_model="tiny", alias="latest")
+
+
+def test_what_is_listed_is_listed_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(chosen: str | None, max_results: int, page_token: str | None) -> PagedList[int]:
+        page = int(page_token or 0)
+        return PagedList(range(page * 10, page * 10 + 10), str(page + 1) if page < 2 else None)
+
+    monkeypatch.setattr(registry.server, "_MOST_RESULTS", 30)
+    assert registry.server._all(search) == list(range(30))
+    monkeypatch.setattr(registry.server, "_MOST_RESULTS", 20)
+    with pytest.raises(RegistryError, match="lists more than 20 results for name = 'x', and no more are read"):
+        registry.server._all(search, "name = 'x'")
 
 
 @pytest.mark.parametrize("uri", ["file:///srv/mlruns", "file:mlruns", "mlruns", "/srv/mlruns"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,25 @@ def test_prefect_hears_of_a_promotion_where_a_server_is_set(
     assert event == "amoeba.promoted"
     assert what["resource"]["prefect.resource.id"] == f"amoeba.model.{'--'.join(released)}"
     assert (what["payload"]["before"], what["payload"]["version"]) == ("2", "1")
+
+
+def test_an_upload_in_a_run_that_began_long_ago_is_young(
+    ask: Ask, store: Store, released: tuple[str, str], make_artifact: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a publication that is gone on with a day after a kill: `gc` runs while it uploads."""
+    client, (folder, manifest), listed = store.client(), make_artifact({"more": b"2"}), []
+    two_days_ago = round((time.time() - 2 * 86400) * 1000)
+    run = client.create_run(store.experiment_id(), start_time=two_days_ago).info.run_id
+    ordinary = client.log_artifact
+
+    def watched(*arguments: Any) -> None:
+        ordinary(*arguments)
+        listed.append([one["run_id"] for one in ask("gc", "--remove")["leftovers"]])
+
+    monkeypatch.setattr(client, "log_artifact", watched)
+    store.publish(folder, manifest, registered_model="--".join(released), run_id=run)
+    assert len(listed) == 1 + len(manifest.files)
+    assert run not in sum(listed, [])
 
 
 def test_uploads_of_stopped_publishers_are_listed_and_removed_and_nothing_else(
