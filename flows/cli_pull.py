@@ -51,10 +51,9 @@ def pull(
     signature = trusting.wanted(require_signature, allow_unsigned)
     if rollback:
         from registry import naming
-        from registry.manifest import read_manifest
-        from registry.placing import roll_back
+        from registry.placing import manifest_of, roll_back
 
-        name = naming.package_model(model, target or str(read_manifest(to).target))
+        name = naming.package_model(model, target or str(manifest_of(to).target))
         manifest = roll_back(to, name, trusting.trust(signature))
     else:
         limits = Limits(max_latency_ms, max_memory_mb, None if min_accuracy is None else min_accuracy / 100)

@@ -6,7 +6,8 @@ the moment of a change, `.model.aside`. Every change is a row of renames, after 
 1. Replacing: previous -> aside, model -> previous, partial -> model; aside is removed.
 2. Rolling back: model -> aside, previous -> model, aside -> previous.
 3. Recovering, before anything else: a missing model is its previous; aside becomes a missing previous, and is removed where there
-   is one. Partials are removed whose maker is gone: who makes one holds its lock.
+   is one. Partials are removed whose maker is gone: who makes one holds its lock. A rollback that began is ended so, and the
+   same command run again does not swap once more.
 4. 1 to 3 happen under the lock of the folder around them, so that processes at once do not recover each other's renames.
 """
 
@@ -84,29 +85,38 @@ def place(partial: Path, to: Path, holds: Callable[[], bool]) -> None:
 def roll_back(to: Path, registered_model: str, trust: Trust = NOBODY) -> Manifest:
     """Swap `to` with its previous, which is verified first; needs no registry. What was there is the previous then.
 
-    Raises NotFoundError where there is none, DamagedError where it is not whole, SignatureError where nobody who is trusted
-    by now signed it, RefusedError where it is another model's.
+    One that was killed is ended, and no other begun. Raises NotFoundError where there is none, DamagedError where it is not
+    whole, SignatureError where nobody who is trusted by now signed it, RefusedError where it is another model's.
     """
     to = Path(os.path.abspath(to))
-    recover(to)
+    if not to.parent.is_dir():
+        raise _nothing_before(to)
     with _alone(to.parent):
-        previous, aside = previous_of(to), _aside_of(to)
+        was_ended, previous, aside = _recover(to), previous_of(to), _aside_of(to)
         if not previous.is_dir() or previous.is_symlink() or not os.path.lexists(to):
-            raise NotFoundError(f"{to} has nothing to go back to: no pull has replaced it; pull an older --version")
-        check_replaceable(to)
-        manifest = read_manifest(previous)
+            raise _nothing_before(to)
+        wanted = to if was_ended else previous
+        manifest = read_manifest(wanted)
         naming.check_same(registered_model, manifest.model, manifest.target)
-        signature.check(signature.read_signature(previous), manifest, trust)
-        manifest.verify(previous)
+        signature.check(signature.read_signature(wanted), manifest, trust)
+        manifest.verify(wanted)
+        if was_ended:
+            return manifest
+        check_replaceable(to)
         try:
             to.rename(aside)
             previous.rename(to)
             aside.rename(previous)
-        except BaseException:
-            _recover(to)
-            raise
+        except OSError:
+            if not _recover(to):
+                raise
         sync(to.parent)
     return manifest
+
+
+def manifest_of(to: Path) -> Manifest:
+    """Of what `to` is, or will be when what a kill left is put right; raises as `read_manifest` does."""
+    return read_manifest(to if os.path.lexists(to) else previous_of(to))
 
 
 def check_replaceable(to: Path) -> None:
@@ -176,9 +186,12 @@ def _replace(partial: Path, to: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _recover(to: Path) -> None:
+def _recover(to: Path) -> bool:
+    """Whether that ended a rollback: a pull that was killed with something aside left its partial, or all three others."""
     previous, aside = previous_of(to), _aside_of(to)
     partials = [path for path in to.parent.iterdir() if path.name.startswith(f".{to.name}.partial-")]
+    left = [path for path in partials if not _is_held(path)]
+    ends_rollback = aside.is_dir() and not left and not (previous.is_dir() and os.path.lexists(to))
     if (partials or aside.is_dir()) and previous.is_dir() and not os.path.lexists(to):
         previous.rename(to)
     if aside.is_dir():
@@ -186,9 +199,13 @@ def _recover(to: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(previous)
-    for path in partials:
-        if not _is_held(path):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return ends_rollback
+
+
+def _nothing_before(to: Path) -> NotFoundError:
+    return NotFoundError(f"{to} has nothing to go back to: no pull has replaced it; pull an older --version")
 
 
 def _is_held(partial: Path) -> bool:

@@ -133,6 +133,15 @@ def test_a_pull_goes_back_to_what_it_replaced_without_a_registry(tmp_path: Path)
     assert (tmp_path / "device" / "more").read_bytes() == b"new"
 
 
+def test_a_rollback_that_was_killed_is_ended_by_the_line_that_the_help_prints(tmp_path: Path) -> None:
+    for folder, more in ((".device.aside", b"new"), (".device.previous", b"old")):
+        made = write_artifact(tmp_path / folder, "tiny", files={**FILES, "more": more})
+        (tmp_path / folder / "manifest.json").write_bytes(made.canonical())
+    done = amoeba(tmp_path, "pull", "tiny", "--rollback", "--to", "device", AMOEBA_MLFLOW_URI="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "device" / "more").read_bytes() == b"old"
+
+
 def test_pulled_files_are_kept_in_the_users_cache_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMOEBA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/srv/caches")
