@@ -17,6 +17,8 @@ from registry.promotions import Promotion
 from registry.store import PRODUCTION, Store, Version
 
 _log = logging.getLogger(__name__)
+_UNTOLD = (DamagedError, RefusedError, SignatureError, ValueError)
+"""What keeps one version from being offered, and no other."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Offer:
-    """One published artifact; `left` says why it is not for this machine, empty where it is."""
+    """One published artifact; `left` says why it is not for this machine, empty where it is.
+
+    It has no version where nothing that is promoted can be believed.
+    """
 
     target: str
-    version: Version
+    version: Version | None
     point: Point | None
     left: str
     promoted: Promotion | None = None
     """The record that it was found by."""
+
+    def __str__(self) -> str:
+        return f"{self.target} version {self.version.version}" if self.version else self.target
 
 
 class NothingSuitsError(RegistryError):
@@ -81,6 +89,7 @@ def best(
 def _offers(
     registry: Store, base: str, machine: Machine | None, limits: Limits, alias: str, only: str | None
 ) -> Iterator[Offer]:
+    limited = any(limit is not None for limit in vars(limits).values())
     for name in registry.models():
         model, _, target = name.partition("--")
         if model != base or not target or target != (only or target):
@@ -89,14 +98,16 @@ def _offers(
             version, record = registry.released(naming.package_model(base, target), alias)
         except NotFoundError:
             continue
-        limited = any(limit is not None for limit in vars(limits).values())
-        own = version, record, point_of(registry, version)
-        for one, promoted, point in (own, *(_frontier(registry, version) if limited else ())):
-            yield Offer(target, one, point, _why_not(target, point, machine, limits) or "", promoted)
+        except _UNTOLD as error:
+            yield Offer(target, None, None, str(error))
+            continue
+        for one, promoted in ((version, record), *(_frontier(registry, version) if limited else ())):
+            point, left = _point_or_why_not(registry, target, one, machine, limits)
+            yield Offer(target, one, point, left, promoted)
 
 
-def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Promotion | None, Point | None]]:
-    """The other versions of the frontier beside one, with their points; what cannot be read or trusted is left out and told.
+def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Promotion | None]]:
+    """The other versions of the frontier beside one; what cannot be read or trusted is left out and told.
 
     Nobody signs a frontier. So where signatures are wanted, a version is of it only as long as its shape and quantization, which
     it was promoted under, are promoted to it.
@@ -114,20 +125,27 @@ def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Prom
             one, record = registry.released(version.registered_model, alias)
             if one.version != member.version:
                 raise NotFoundError(f"{alias} is version {one.version} by now")
-            yield one, record, point_of(registry, one)
+            yield one, record
         except (NotFoundError, DamagedError, RefusedError, SignatureError) as error:
             _log.warning(
                 "%s version %s of the frontier is left out: %s", version.registered_model, member.version, error
             )
 
 
-def _why_not(target: str, point: Point | None, machine: Machine | None, limits: Limits) -> str | None:
+def _point_or_why_not(
+    registry: Store, target: str, version: Version, machine: Machine | None, limits: Limits
+) -> tuple[Point | None, str]:
+    """A version's point, and why it is left, empty where it is not."""
     if target not in edge_targets.names():
-        return "this version of amoeba knows no such target"
+        return None, "this version of amoeba knows no such target"
+    try:
+        point = point_of(registry, version)
+    except _UNTOLD as error:
+        return None, str(error)
     if point is None:
-        return "its manifest has no measured point"
+        return None, "its manifest has no measured point"
     unsuited = edge_targets.load(target).suits(machine) if machine is not None else None
-    return unsuited or _over(point, machine.memory_mb if machine is not None else 0, limits)
+    return point, unsuited or _over(point, machine.memory_mb if machine is not None else 0, limits) or ""
 
 
 def _over(point: Point, here_mb: float, limits: Limits) -> str | None:

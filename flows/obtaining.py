@@ -52,7 +52,9 @@ def obtain(
                 "meet the limits; add --build to have it built, verified, published and pulled"
             ) from None
         return _built(model, promised.target, limits, here=machine is not None)
-    return Obtained(offers[0].target, offers[0].version.version, offers[0].promoted, offers)
+    first = offers[0]
+    assert first.version is not None, "only what is left has none"
+    return Obtained(first.target, first.version.version, first.promoted, offers)
 
 
 def _built(model: str, target: str, limits: Limits, *, here: bool) -> Obtained:

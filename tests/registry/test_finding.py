@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures.artifacts import kept
 
 from components.frontier import Point
 from edge_targets._machine import Machine
 from flows import cli_pull, tracking
 from flows.explored import KIND, Explored, Member, Predicted, Reference, Samples
 from flows.finding import Limits, NothingSuitsError, best
+from flows.measured import KIND as MEASUREMENT
 from registry.errors import SignatureError
 from registry.keys import KeyFile, make_key
-from registry.manifest import Manifest, read_manifest
+from registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from registry.promotions import name_of_trail
 from registry.store import CANDIDATE, Store, Version
 from registry.trust import Trust
@@ -198,6 +200,29 @@ def test_a_pull_with_a_limit_takes_no_older_state_of_the_registry_than_its_folde
     with pytest.raises(SignatureError, match="an older state of it is being served"):
         pull()
     assert read_manifest(to).digest == newer.manifest_digest
+
+
+def test_a_package_that_is_not_believed_or_whole_is_left_with_the_reason_and_keeps_no_other_from_a_machine(
+    store: Store, tmp_path: Path, key: KeyFile
+) -> None:
+    publisher, device, base = keyed(store, key, signs=True), keyed(store, key), f"offered{next(_numbers)}"
+    _publish(publisher, tmp_path, base, "x86_avx512", GOOD)
+    damaged = _publish(publisher, tmp_path, base, "jetson_thor", FAST)
+    (kept(damaged) / MANIFEST_FILE).unlink()
+    mismeasured = _publish(publisher, tmp_path, base, "android_arm64", FAST)
+    store.attach(mismeasured, MEASUREMENT, b"{}")
+    unknown = _publish(publisher, tmp_path, base, "abacus", FAST)
+    store.attach(unknown, MEASUREMENT, b"{}")
+    _publish(store, tmp_path, base, "x86_avx2", FAST)
+    first, *others = best(device, base, SERVER, Limits())
+    assert (first.target, first.left) == ("x86_avx512", "")
+    left = {str(offer): offer.left for offer in others}
+    assert left["abacus version 1"] == "this version of amoeba knows no such target"
+    assert "this is no file of `amoeba bench`" in left["android_arm64 version 1"]
+    assert "no longer holds manifest.json" in left["jetson_thor version 1"]
+    assert left["x86_avx2"].startswith(f"no promotion of {base}--x86_avx2 to production is signed by a trusted key")
+    with pytest.raises(NothingSuitsError, match="x86_avx2: no promotion of .* is signed by a trusted key"):
+        best(device, base, SERVER, Limits(), target="x86_avx2")
 
 
 def test_what_a_version_of_the_frontier_measured_is_what_its_own_manifest_says(
