@@ -124,15 +124,17 @@ def check_replaceable(to: Path) -> None:
 
     An artifact's files may be damaged or gone. What Python keeps of modules that were run there is nobody's.
     """
-    is_folder = to.is_dir() and not to.is_symlink()
-    if not os.path.lexists(to) or (is_folder and not any(to.iterdir())):
+    if not os.path.lexists(to):
+        return
+    no_artifact = RefusedError(f"{to} exists and holds no pulled artifact; choose another --to, or remove it")
+    if to.is_symlink():
+        raise no_artifact
+    if to.is_dir() and not any(to.iterdir()):
         return
     try:
-        listed = {entry.path for entry in read_manifest(to).files} if is_folder else None
-    except (DamagedError, RefusedError):
-        listed = None
-    if listed is None:
-        raise RefusedError(f"{to} exists and holds no pulled artifact; choose another --to, or remove it")
+        listed = {entry.path for entry in read_manifest(to).files}
+    except (DamagedError, RefusedError) as error:
+        raise no_artifact from error
     own = min(_names(to) - listed - set(UNLISTED), default=None)
     if own is not None:
         raise RefusedError(

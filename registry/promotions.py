@@ -129,7 +129,7 @@ def sealed(record: Promotion, key: KeyFile | None) -> str:
     if len(text.encode()) > _MOST_RECORD:
         raise RefusedError(
             f"with a reason of {len(record.reason)} characters the promotion's record has {len(text.encode())} bytes, and readers "
-            f"take {_MOST_RECORD}; give a shorter one, or one in ASCII, whose letters take a sixth"
+            f"take {_MOST_RECORD}; give a shorter one, or one in ASCII, which takes less"
         )
     return text
 

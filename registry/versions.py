@@ -45,7 +45,7 @@ def released(server: Server, registered_model: str, alias_or_version: str) -> tu
     found = server.version(registered_model, asked) if asked is not None else None
     if found is not None:
         record = trail.of(PRODUCTION if alias_or_version == PREVIOUS else alias_or_version)
-        if record is not None and record.version == found.version:
+        if record is not None:
             check_promoted(found, record)
         return _with(known, found), record
     if server.trust.required and asked is None and alias_or_version in (server.aliases(registered_model) or {}):
@@ -60,8 +60,8 @@ def released(server: Server, registered_model: str, alias_or_version: str) -> tu
 
 
 def check_promoted(version: Version, record: Promotion) -> None:
-    """Raise DamagedError where a version is not the very one that a record promoted."""
-    if (version.version, version.manifest_digest) != (record.version, record.manifest):
+    """Raise DamagedError where the version of a record's number is not the very one that it promoted."""
+    if record.version == version.version and record.manifest != version.manifest_digest:
         raise DamagedError(
             f"{version.registered_model} version {version.version} is not what was promoted to {record.alias}: its manifest "
             "is another; pull a version by its number, or publish again"

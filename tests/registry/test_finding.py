@@ -221,7 +221,7 @@ def test_a_package_that_is_not_believed_or_whole_is_left_with_the_reason_and_kee
     assert "this is no file of `amoeba bench`" in left["android_arm64 version 1"]
     assert "no longer holds manifest.json" in left["jetson_thor version 1"]
     assert left["x86_avx2"].startswith(f"no promotion of {base}--x86_avx2 to production is signed by a trusted key")
-    with pytest.raises(NothingSuitsError, match="x86_avx2: no promotion of .* is signed by a trusted key"):
+    with pytest.raises(NothingSuitsError, match=r"x86_avx2: no promotion of .* is signed by a trusted key"):
         best(device, base, SERVER, Limits(), target="x86_avx2")
 
 

@@ -17,7 +17,7 @@ from registry.errors import ConflictError, DamagedError, NotFoundError, RefusedE
 from registry.keys import KeyFile, make_key
 from registry.manifest import read_manifest
 from registry.promotions import CANDIDATE, PREVIOUS, PRODUCTION, RECORD_TAG, Promotion
-from registry.store import Store
+from registry.store import MANIFEST_TAG, Store
 from registry.trust import Trust
 
 PROJECT = Path(__file__).parents[2]
@@ -290,16 +290,18 @@ def test_what_was_seen_of_an_alias_holds_for_a_version_that_was_found_by_it_and_
     publisher.promote(store.resolve(published, "1"), "canary", reason="signed")
     for number in "23":
         publisher.promote(store.resolve(published, number), reason="signed")
-    version, record = device.released(published)
-    device.pull(published, to, version.version, promoted=record)
+    for alias, folder in ((PRODUCTION, to), (PREVIOUS, tmp_path / "previous")):
+        version, record = device.released(published, alias)
+        assert device.pull(published, folder, version.version, promoted=record).digest == version.manifest_digest
     device.pull(published, to, "canary")
     store.client().delete_model_version(promotions.name_of_trail(published), str(store.history(published)[0].serial))
     version, record = device.released(published)
     with pytest.raises(SignatureError, match=r"promotion 5 .* is the newest, and .* has seen 6"):
         device.pull(published, to, version.version, promoted=record)
     assert read_manifest(to).digest == store.resolve(published, "1").manifest_digest
-    with pytest.raises(DamagedError, match="version 3 is not what was promoted to production"):
-        device.pull(published, to, "3", promoted=record)
+    store.client().set_model_version_tag(published, version.version, MANIFEST_TAG, "0" * 64)
+    with pytest.raises(DamagedError, match="version 2 is not what was promoted to production"):
+        device.pull(published, tmp_path / "another", version.version, promoted=record)
 
 
 def test_a_rollback_on_record_is_no_older_state(

@@ -94,7 +94,7 @@ def test_an_upload_in_a_run_that_began_long_ago_is_young(
     monkeypatch.setattr(client, "log_artifact", watched)
     store.publish(folder, manifest, registered_model="--".join(released), run_id=run)
     assert len(listed) == 1 + len(manifest.files)
-    assert run not in sum(listed, [])
+    assert run not in {one for some in listed for one in some}
 
 
 def test_uploads_of_stopped_publishers_are_listed_and_removed_and_nothing_else(
