@@ -31,6 +31,7 @@ _REGISTERED = re.compile(r"mlflow:(?P<model>[^/:@\s\x00-\x1f]{1,200})@(?P<versio
 _SUFFIX = "-edge"
 """What is made of the registered model NAME is called NAME-edge: the registry's NAME, and its aliases, are its owner's."""
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md")
+"""Without `consolidated*`, which are the same weights once more."""
 _MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -57,9 +58,9 @@ class Base:
     folder: Path
 
     @property
-    def size_bytes(self) -> int:
-        """What its files take on disk."""
-        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+    def weights(self) -> int:
+        """How many there are in its layers, embedding and head, norms and biases left out."""
+        return family.weights(json.loads((self.folder / "config.json").read_text()))
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """The whole model, in evaluation mode, on the CPU; raises BaseError when the files cannot be read."""
@@ -184,7 +185,11 @@ def _hub(source: str, repository: str, revision: str | None) -> Base:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES)))
+        folder = Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=list(_HUB_FILES), ignore_patterns=["consolidated*"]
+            )
+        )
     except Exception as error:  # huggingface_hub and its transports raise many kinds
         at = f" at revision {revision}" if revision else ""
         raise UnavailableError(
@@ -206,18 +211,27 @@ def _check(folder: Path) -> list[Path]:
         raise BaseError(str(error)) from error
     if not (folder / "chat_template.jinja").is_file() and not _inline_template(folder):
         raise BaseError(f"{folder} has no chat template: add a chat_template.jinja, or devices could not chat with it")
-    weights = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text())["weight_map"].values())
-        missing = sorted(wanted - {path.name for path in weights})
-        if missing:
-            raise BaseError(f"{folder} lacks {missing[0]} and {len(missing) - 1} more weight files of its index")
-    if not weights:
-        raise BaseError(f"{folder} has no *.safetensors file; pickled weights are never read, convert them first")
+    weights = _weights(folder)
     for path in weights:
         _check_whole(path)
     return weights
+
+
+def _weights(folder: Path) -> list[Path]:
+    """What transformers reads: the files that the index names, or the one file; others beside them are no part of the base."""
+    there = {path.name: path for path in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    if not there:
+        raise BaseError(f"{folder} has no *.safetensors file; pickled weights are never read, convert them first")
+    if not index.is_file():
+        if "model.safetensors" not in there:
+            raise BaseError(f"{folder} has {min(there)}, but neither model.safetensors nor an index of several files")
+        return [there["model.safetensors"]]
+    wanted = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise BaseError(f"{folder} lacks {missing[0]} and {len(missing) - 1} more weight files of its index")
+    return [there[name] for name in wanted]
 
 
 def _check_whole(path: Path) -> None:

@@ -71,6 +71,13 @@ def neuron_weights(config: Mapping[str, Any]) -> int:
     return 3 * int(config["hidden_size"])
 
 
+def weights(config: Mapping[str, Any]) -> int:
+    """Of all layers, embedding and head."""
+    layer = attention_weights(config) + neuron_weights(config) * int(config["intermediate_size"])
+    tables = 1 if config.get("tie_word_embeddings", False) else 2
+    return int(config["num_hidden_layers"]) * layer + tables * int(config["vocab_size"]) * int(config["hidden_size"])
+
+
 def decoder_layers(model: PreTrainedModel) -> list[Any]:
     """The decoder layers that run; untyped, since each family has a class of its own for them."""
     return list(model.model.layers)
