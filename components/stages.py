@@ -40,6 +40,8 @@ CACHE = Path(".amoeba/cache")
 FINISHED, UNFINISHED = CACHE / "finished", CACHE / "unfinished"
 OWN_CORPUS = Path("corpus")
 CURVE_FILE = "curve.json"
+_TODAY = "01 Jan 2026"
+"""For chat templates that name the day and let it be given (Llama 3), so that the same base gives the same text on any."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,9 @@ class _Tokenizer:
         """Token ids up to where the answer starts; raises BaseError where the base's template takes no plain question."""
         asked = [{"role": "user", "content": question}]
         try:
-            text = self._template.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+            text = self._template.apply_chat_template(
+                asked, add_generation_prompt=True, tokenize=False, enable_thinking=False, date_string=_TODAY
+            )
         except Exception as error:  # what a template computes may raise any kind
             raise BaseError(
                 f"the base's chat template refused a question ({error}), and devices chat with it; mend the template"

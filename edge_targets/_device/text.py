@@ -53,14 +53,18 @@ class Text:
         if rest:
             yield rest
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation up to where the assistant's next answer starts."""
+    def chat(self, messages: Sequence[Mapping[str, str]], today: date | None = None) -> list[int]:
+        """Token ids of a conversation up to where the assistant's next answer starts, without a thought before it.
+
+        `today` is the day that a template may name.
+        """
         special = {
             name: value["content"] if isinstance(value, dict) else value
             for name, value in self._settings.items()
             if name in ("bos_token", "eos_token", "pad_token", "unk_token") and value is not None
         }
         known = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True, **special}
+        known.update(enable_thinking=False, strftime_now=(today or date.today()).strftime)
         environment = _environment()
         try:
             text = environment.from_string(self._template).render(known)
@@ -96,6 +100,5 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = date.today().strftime
     environment.filters["tojson"] = tojson
     return environment

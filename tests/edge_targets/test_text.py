@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,14 @@ def test_the_pipeline_reads_a_chat_and_a_text_as_a_device_does(folder: Path) -> 
 def test_a_template_that_transformers_renders_gives_a_device_the_same_ids(folder: Path, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template)
     assert Text(folder).chat([{"role": "user", "content": "w4"}]) == _Tokenizer(folder).chat("w4")
+
+
+def test_what_is_learned_and_measured_is_of_no_day_and_no_prompt_asks_for_a_thought(folder: Path) -> None:
+    day = "{{ {'01 Jan 2026': 'w5'}.get(date_string or strftime_now('%d %b %Y'), 'w6') }} "
+    (folder / "chat_template.jinja").write_text(day + "{% if enable_thinking is false %}w7{% endif %}")
+    asked = [{"role": "user", "content": "w4"}]
+    assert _Tokenizer(folder).chat("w4") == Text(folder).chat(asked, date(2026, 1, 1)) == [5, 7]
+    assert Text(folder).chat(asked, date(2026, 1, 2)) == [6, 7]
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no user here') }}", "{{ 1 + 'a' }}", "{% if %}"])
