@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_targets._target import Budget, Quantization, Target
 
 
+TOO_FAR = "is too far from its float subnet"
 _BUILT = "built, and "
 
 
@@ -49,9 +50,14 @@ class Choice:
 
 
 def next_best(choice: Choice, refusal: str) -> Choice:
-    """The choice once its candidate was built and refused; raises JobError with every refusal where none is left."""
+    """The choice once its candidate was built and refused; raises JobError with every refusal where none is left.
+
+    Where a quantization was too far from float, the others come first: it is likely to be so in other shapes too.
+    """
     verdicts = [replace(one, reason=f"{_BUILT}{refusal}") if one.reason == CHOSEN else one for one in choice.verdicts]
-    left = next((index for index, one in enumerate(verdicts) if one.reason == WORSE), None)
+    too_far = {one.candidate.quantization for one in verdicts if one.reason.startswith(f"{_BUILT}{TOO_FAR}")}
+    possible = [index for index, one in enumerate(verdicts) if one.reason == WORSE]
+    left = min(possible, key=lambda index: verdicts[index].candidate.quantization in too_far, default=None)
     if left is None:
         refused = "; ".join(f"{one.candidate.shape} {one.candidate.quantization} {one.reason}" for one in verdicts)
         raise JobError(f"{choice.target}: nothing holds what was predicted of it: {refused}")

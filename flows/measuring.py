@@ -16,7 +16,7 @@ from components.kept import keep, kept
 from edge_targets._device import facts
 from edge_targets._device.bench import host
 from flows.bases import Declared, parameters
-from flows.choosing import Choice, verification
+from flows.choosing import TOO_FAR, Choice, verification
 from flows.data import revision
 from flows.packaging import build_key, checkpoint_for, package_for, package_key
 from flows.settings import settings
@@ -79,10 +79,10 @@ def refusal(choice: Choice, package: Path, figures: Mapping[str, Any]) -> str | 
     found = [
         f"{name} {close[name]:.3g} ({'at least' if sign > 0 else 'at most'} {limits[limit]:g})"
         for name, limit, sign in _LIMITS
-        if name in close and sign * close[name] < sign * limits[limit]
+        if name in close and not sign * close[name] >= sign * limits[limit]  # nor is what is no number
     ]
     if found:
-        return f"is too far from its float subnet: {', '.join(found)}"
+        return f"{TOO_FAR}: {', '.join(found)}"
     held_mb = sum(facts.read(package)["memory_mb"].values())
     if held_mb > choice.max_memory_mb:
         return f"takes {held_mb:.0f} MB with a full context, over {choice.max_memory_mb:g}"

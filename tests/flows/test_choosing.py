@@ -81,6 +81,18 @@ def test_a_choice_that_does_not_hold_gives_way_to_the_next_best(base_folder: Pat
     assert all(one.reason != "higher perplexity" for one in better)
 
 
+def test_after_a_quantization_that_was_too_far_from_float_comes_another(base_folder: Path) -> None:
+    choice = choosing.choose_for(BASE, base_folder, "x86_avx512")
+    tried = [choice.quantization]
+    for _ in range(2):
+        choice = choosing.next_best(choice, f"{choosing.TOO_FAR}: top_1 0.6")
+        tried.append(choice.quantization)
+    fit = {one.candidate.quantization for one in choice.verdicts if one.reason not in ("chosen",)}
+    assert len(fit) > 1
+    assert len(set(tried)) > 1
+    assert tried[1] != tried[0]
+
+
 def test_a_target_for_which_nothing_holds_says_every_reason(base_folder: Path) -> None:
     choice = choosing.choose_for(BASE, base_folder, "x86_avx512")
     for verdict in choice.verdicts[1:]:
