@@ -44,10 +44,10 @@ def explore(model: str, target: str, points: int = 8) -> Explored:
     why = edge_targets.load(target).cannot_run_here
     if why is not None:
         raise JobError(f"a frontier is measured, and packages for {target} run on their device only: {why}")
-    ensure_space(settings().root)
     registry = tracking.store()
     _production(registry, declared(model).name, target)
     with onboarded(model) as (base, origin):
+        ensure_space(settings().root, origin.weights, points)
         return publish_frontier(registry, measured(ground(base, origin.folder, target), points))
 
 

@@ -76,7 +76,7 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
 
 
 def _onboard(origin: Base, profile: str, targets: Sequence[str]) -> Outcome:
-    ensure_space(settings().root, origin.size_bytes)
+    ensure_space(settings().root, origin.weights, len(targets))
     base = declare(origin, profile)
     for stage in STAGES:
         reproduce(stage, base)

@@ -56,8 +56,8 @@ def package(
     Raises JobError where nothing fits, and what `onboarded` raises.
     """
     edge_targets.load(target)
-    ensure_space(settings().root)
     with onboarded(model) as (base, origin):
+        ensure_space(settings().root, origin.weights, 1)
         return release(base, build(base, origin.folder, target, budget, here=here), alias)
 
 

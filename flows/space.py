@@ -7,17 +7,17 @@ from pathlib import Path
 
 _SERVICES_BYTES = 100_000_000
 """What the embedded Prefect and MLflow databases and the logs need."""
-_COPIES_OF_THE_BASE = 3
-"""Supernet, float subnets, packages and their copies in registry and DVC cache: 1.6 measured on SmolLM2-135M, 3 targets."""
+_ONCE, _A_PACKAGE = 4, 2
+"""Bytes a weight: a float subnet and the supernet's adapters; a package as it was built, named and published."""
 
 
 class SpaceError(Exception):
     """The disk is too full for what is about to be written."""
 
 
-def ensure_space(folder: Path, base_bytes: int = 0) -> None:
-    """Raises SpaceError unless the disk of `folder` has room to onboard a base whose files hold `base_bytes`."""
-    wanted = _SERVICES_BYTES + _COPIES_OF_THE_BASE * base_bytes
+def ensure_space(folder: Path, weights: int = 0, packages: int = 0) -> None:
+    """Raises SpaceError unless the disk of `folder` has room to make so many packages of a base of so many weights."""
+    wanted = _SERVICES_BYTES + weights * (_ONCE + _A_PACKAGE * packages)
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise SpaceError(

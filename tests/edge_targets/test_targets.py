@@ -55,7 +55,7 @@ def stop(*_):
 asked = []
 onboard.check_profile = onboard.ensure_space = onboard.declare = lambda *_: None
 onboard.reproduce = onboard.register_supernet = lambda *_: None
-onboard.find_base = lambda source: SimpleNamespace(name="base", fingerprint="", size_bytes=0, folder=None, licence="")
+onboard.find_base = lambda source: SimpleNamespace(name="base", fingerprint="", weights=0, folder=None, licence="")
 onboard.build = SimpleNamespace(submit=lambda base, folder, target: asked.append(target))
 onboard.measure_full_model = stop
 try:

@@ -177,8 +177,8 @@ def test_a_full_disk_is_recognised_behind_another_librarys_error() -> None:
 
 def test_too_little_room_is_told_before_any_work(tmp_path: Path) -> None:
     ensure_space(tmp_path)
-    with pytest.raises(SpaceError, match="needs 3000000"):
-        ensure_space(tmp_path, base_bytes=10**18)
+    with pytest.raises(SpaceError, match="needs 12000000"):
+        ensure_space(tmp_path, weights=10**18, packages=4)
 
 
 def test_a_missing_extra_is_told_with_the_line_that_installs_it() -> None:
