@@ -10,7 +10,6 @@
 set -eu
 
 python=${PYTHON:-python3}
-needed_mb=4096
 dry_run=no
 prompt=
 
@@ -73,6 +72,8 @@ if [ -n "$to_build" ]; then
   until [ -d "$folder" ]; do
     folder=$(dirname "$folder")
   done
+  # An engine is about as large as what it is built from, and the builder has files of its own.
+  needed_mb=$(du -sm . | awk '{ printf "%d", 1024 + 1.5 * $1 }')
   free_mb=$(df -Pm "$folder" | awk 'NR == 2 { print $4 }')
   if [ "$free_mb" -ge "$needed_mb" ]; then
     check disk good "$free_mb MB are free in $folder"
