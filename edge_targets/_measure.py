@@ -27,6 +27,7 @@ from components.likelihood import Continuing, Scorer
 from edge_targets._device import facts
 from edge_targets._device.bench import bench
 from edge_targets._device.text import Text
+from edge_targets._half import largest_activation
 from edge_targets._target import Target
 
 GREEDY_QUESTION = "What is the capital of France?"
@@ -83,12 +84,15 @@ def measure(
         quiet_libraries()
         from components.reference import load_checkpoint, logits_of
 
-        exact = logits_of(load_checkpoint(checkpoint))
+        model = load_checkpoint(checkpoint)
+        exact = logits_of(model)
         written = list(runner.generate(question, _GREEDY_TOKENS, to_the_end=True))
-        figures["agreement"] = {
-            **asdict(agreement(runner.logits, exact, windows[: settings.agreement_windows])),
-            "greedy": greedy_agreement(exact, question, written),
-        }
+        with largest_activation(model) as largest:
+            figures["agreement"] = {
+                **asdict(agreement(runner.logits, exact, windows[: settings.agreement_windows])),
+                "greedy": greedy_agreement(exact, question, written),
+                "largest_activation": largest(),
+            }
     return figures
 
 

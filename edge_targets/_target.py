@@ -115,6 +115,8 @@ class Target:
     """Build into an empty folder; raises PackageError and promises nothing about the folder when it fails."""
     cached_value_bytes: int = 4
     """What one number of the KV cache takes."""
+    half_floats: bool = False
+    """Whether the device computes in float16 what lies between the layers."""
     environment: str | None = None
     """Whose exporter's pins disagree with ours: `requirements/<environment>.txt` is the environment that packages are made in."""
     ties: bool = True

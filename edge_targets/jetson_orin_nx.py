@@ -22,6 +22,7 @@ TARGET = Target(
     extra="jetson",
     quantizations=_tensorrt.QUANTIZATIONS,
     cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
+    half_floats=True,
     package=partial(_tensorrt.package, target="jetson_orin_nx", tensorrt=_tensorrt.Versions("10.3")),
     family="jetson_orin",
     suits=jetson("Orin NX", 36),

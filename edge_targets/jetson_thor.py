@@ -22,6 +22,7 @@ TARGET = Target(
     extra="jetson",
     quantizations=_tensorrt.QUANTIZATIONS,
     cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
+    half_floats=True,
     package=partial(_tensorrt.package, target="jetson_thor", tensorrt=_tensorrt.Versions("10.13")),
     suits=jetson("Thor", 38),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),

@@ -15,6 +15,7 @@ from components.frontier import Point
 from components.kept import keep, kept
 from edge_targets._device import facts
 from edge_targets._device.bench import host
+from edge_targets._half import LARGEST
 from flows.bases import Declared, parameters
 from flows.choosing import TOO_FAR, Choice, verification
 from flows.data import revision
@@ -83,6 +84,9 @@ def refusal(choice: Choice, package: Path, figures: Mapping[str, Any]) -> str | 
     ]
     if found:
         return f"{TOO_FAR}: {', '.join(found)}"
+    largest = close.get("largest_activation", 0.0)
+    if edge_targets.load(choice.target).half_floats and not largest <= LARGEST:
+        return f"computes activations of {largest:.3g}, and the device's float16 ends at 65504"
     held_mb = sum(facts.read(package)["memory_mb"].values())
     if held_mb > choice.max_memory_mb:
         return f"takes {held_mb:.0f} MB with a full context, over {choice.max_memory_mb:g}"

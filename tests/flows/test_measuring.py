@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from components.shape import Shape
 from flows import measuring
+from flows.choosing import Choice
 from flows.settings import settings
 
 KILLED = """
@@ -51,3 +54,18 @@ def test_a_measurement_that_was_killed_as_it_was_kept_is_taken_up_and_leaves_not
     assert measuring.inspection("made", Path("package"), "key") == {"whole": True}
     (left,) = places.iterdir()
     assert json.loads(left.read_text())["value"] == {"whole": True}
+
+
+def refused(target: str, **close: float) -> str | None:
+    choice = Choice(target, Shape(4, 100), "fp16", 64, 100.0, ())
+    return measuring.refusal(choice, Path("nowhere"), {"agreement": close})
+
+
+def test_activations_that_a_devices_float16_does_not_hold_are_refused() -> None:
+    assert "activations of 4e+04, and the device's float16 ends" in (
+        refused("jetson_thor", largest_activation=4e4) or ""
+    )
+
+
+def test_what_is_no_number_is_not_close() -> None:
+    assert refused("x86_avx2", kl=math.nan) == "is too far from its float subnet: kl nan (at most 0.002)"
