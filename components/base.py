@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components import family
 from components.kept import once
@@ -58,9 +58,23 @@ class Base:
     folder: Path
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Its `config.json`."""
+        values: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        return values
+
+    @property
     def weights(self) -> int:
         """How many there are in its layers, embedding and head, norms and biases left out."""
-        return family.weights(json.loads((self.folder / "config.json").read_text()))
+        return family.weights(self.config)
+
+    def check_unchanged(self, fingerprint: str) -> None:
+        """Raise BaseError where these are not the bytes that `bases.yaml` names."""
+        if self.fingerprint != fingerprint:
+            raise BaseError(
+                f"{self.source} now has fingerprint {self.fingerprint[:12]}, bases.yaml names {fingerprint[:12]}: "
+                "the base has changed; `amoeba onboard` takes up the new one"
+            )
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """The whole model, in evaluation mode, on the CPU; raises BaseError when the files cannot be read."""

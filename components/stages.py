@@ -61,14 +61,9 @@ class Stage:
         """Raises BaseError when the base's bytes are not those that `bases.yaml` names, ValueError for depths that are none."""
         entry = yaml.safe_load(Path("bases.yaml").read_text())["bases"][name]
         base = resolve(entry["source"], CACHE)
-        if base.fingerprint != entry["fingerprint"]:
-            raise BaseError(
-                f"{entry['source']} now has fingerprint {base.fingerprint[:12]}, bases.yaml names {entry['fingerprint'][:12]}: "
-                "the base has changed; `amoeba onboard` takes up the new one"
-            )
+        base.check_unchanged(entry["fingerprint"])
         numbers = yaml.safe_load(Path("params.yaml").read_text())["profiles"][profile]
-        layers = json.loads((base.folder / "config.json").read_text())["num_hidden_layers"]
-        numbers = _for_layers(layers, numbers)
+        numbers = _for_layers(base.config["num_hidden_layers"], numbers)
         root = Path("artifacts") / name
         return cls(base, profile, numbers, root / "data", root / "selection", root / "supernet", UNFINISHED / name)
 

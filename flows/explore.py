@@ -17,7 +17,7 @@ from components.progress import say
 from flows import calibrating, packaging, tracking
 from flows.bases import Declared, declared
 from flows.choosing import Choice
-from flows.explored import KIND, Explored
+from flows.explored import KIND, Explored, alias_of
 from flows.exploring import Built, Ground, Search, ground
 from flows.frontier_document import document
 from flows.onboarded import onboarded
@@ -132,7 +132,7 @@ def _published(registry: Store, production: Version, start: Ground, built: Built
     key = packaging.package_key(start.base, built.choice)
     if (facts.get("package_key"), facts.get("point")) == (key, built.point.to_json()):
         return production
-    alias = f"{built.choice.shape}-{built.choice.quantization}"
+    alias = alias_of(built.choice.shape, built.choice.quantization)
     released = publish_package(start.base, built.choice, built.point, built.figures, alias)
     return registry.resolve(released.registered_model, released.version)
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from components.frontier import Point
+from registry.attachments import tag_of
 from registry.store import Store, Version
 
 KIND = "frontier"
-FRONTIER_TAG = f"amoeba.{KIND}"
-"""Of a version: the digest and size of the frontier beside it."""
+FRONTIER_TAG = tag_of(KIND)
 FORMAT_VERSION = 1
 
 
@@ -132,6 +132,11 @@ class Explored:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise FrontierError(f"this is no frontier: {type(error).__name__} {str(error)[:80]}") from error
+
+
+def alias_of(shape: object, quantization: str) -> str:
+    """What a member of a frontier is promoted to."""
+    return f"{shape}-{quantization}"
 
 
 def frontier_of(registry: Store, version: Version) -> Explored | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import edge_targets
 from components.frontier import Point
 from edge_targets._machine import Machine
-from flows.explored import FrontierError, frontier_of
+from flows.explored import FrontierError, alias_of, frontier_of
 from flows.measured import point_of
 from registry import naming
 from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError, SignatureError
@@ -120,7 +120,8 @@ def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Prom
     for member in explored.members if explored else ():
         if member.version == version.version:
             continue
-        alias = f"{member.point.shape}-{member.point.quantization}" if registry.trust.required else member.version
+        kind = alias_of(member.point.shape, member.point.quantization)
+        alias = kind if registry.trust.required else member.version
         try:
             one, record = registry.released(version.registered_model, alias)
             if one.version != member.version:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from components.base import Base, BaseError
+from components.base import Base
 from flows import data
 from flows.bases import Declared, declared
 from flows.onboarding_lock import one_at_a_time
@@ -23,11 +23,7 @@ def onboarded(name: str) -> Iterator[tuple[Declared, Base]]:
     with one_at_a_time(declared(name).name):
         base = declared(name)
         origin = resolved(base.source)
-        if origin.fingerprint != base.fingerprint:
-            raise BaseError(
-                f"{base.source} now has fingerprint {origin.fingerprint[:12]}, bases.yaml names {base.fingerprint[:12]}: "
-                "the base has changed; `amoeba onboard` takes up the new one"
-            )
+        origin.check_unchanged(base.fingerprint)
         for stage in ("data", "supernet"):
             data.check(stage, base)
         yield base, origin

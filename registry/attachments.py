@@ -27,12 +27,12 @@ def attach(server: Server, version: Version, kind: str, content: bytes) -> None:
         path.write_bytes(content)
         server.mlflow.log_artifact(version.run_id, str(path), _place(version))
         tag = f"{digest} {len(content)}"
-        server.mlflow.set_model_version_tag(version.registered_model, version.version, f"amoeba.{kind}", tag)
+        server.mlflow.set_model_version_tag(version.registered_model, version.version, tag_of(kind), tag)
 
 
 def attached(server: Server, version: Version, kind: str) -> bytes | None:
     """The latest document of a kind, of the size and digest that were noted; raises DamagedError for any other."""
-    digest, _, size = version.tags.get(f"amoeba.{kind}", "").partition(" ")
+    digest, _, size = version.tags.get(tag_of(kind), "").partition(" ")
     if not re.fullmatch("[0-9a-f]{64}", digest) or not re.fullmatch("[0-9]{1,8}", size):
         return None
     entry = FileEntry(f"{digest}.json", int(size), digest)
@@ -42,6 +42,11 @@ def attached(server: Server, version: Version, kind: str) -> bytes | None:
         root = server.mlflow.get_run(version.run_id).info.artifact_uri
         server.artifacts(f"{root}/{_place(version)}").file(entry, Path(folder))
         return (Path(folder) / entry.path).read_bytes()
+
+
+def tag_of(kind: str) -> str:
+    """Of a version: where the digest and size of its latest document of a kind are noted."""
+    return f"amoeba.{kind}"
 
 
 def _place(version: Version) -> str:
