@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from fixtures.tiny import make_model
 
 from components import lifeline
 from components.base import Base
@@ -62,6 +63,7 @@ def onboarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: dict[str, 
     monkeypatch.setattr(onboard, "measure_full_model", lambda *given: step("full model", FULL))
     monkeypatch.setattr(onboard, "release", lambda declared, target, alias: step(f"release {target}", target))
     monkeypatch.setattr(onboard, "push", lambda *given: step("push"))
+    make_model().config.save_pretrained(tmp_path)
     return onboard._onboard(base("tiny", tmp_path), "quick", ("a", "b", "c")), done
 
 
