@@ -9,7 +9,7 @@ document.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,8 +48,11 @@ class Contamination:
 class Measured:
     """All that is measured on: evaluation windows, then questions, known by the runs that they hold."""
 
-    def __init__(self, windows: Sequence[Sequence[int]], questions: Sequence[Question], end: int) -> None:
-        self._end, self._windows = end, len(windows)
+    def __init__(
+        self, windows: Sequence[Sequence[int]], questions: Sequence[Question], between: Collection[int]
+    ) -> None:
+        """Tokens of `between` are of no text: they end one, or begin one."""
+        self._between, self._windows = frozenset(between), len(windows)
         self._items: dict[int, dict[Run, set[int]]] = defaultdict(lambda: defaultdict(set))
         for item, window in enumerate(windows):
             self._know(item, self._runs(window, RUN_TOKENS))
@@ -88,5 +91,5 @@ class Measured:
     def _runs(self, tokens: Sequence[int], length: int) -> Iterator[Run]:
         for start in range(len(tokens) - length + 1):
             run = tuple(tokens[start : start + length])
-            if self._end not in run:
+            if self._between.isdisjoint(run):
                 yield run

@@ -239,16 +239,30 @@ def evaluation_facts(folder: Path) -> dict[str, Any]:
 
 
 def tokenize(
-    corpus: Corpus, settings: DataSettings, encode: Encode, chat_WT: NDArray[np.int32], end: int
+    corpus: Corpus,
+    settings: DataSettings,
+    encode: Encode,
+    chat_WT: NDArray[np.int32],
+    end: int,
+    begin: Sequence[int] = (),
 ) -> tuple[Data, Contamination]:
     """Cut the corpus into windows, and say what was left out of it.
 
-    Raises ValueError when there is too little text for the settings.
+    Documents end with the token `end`; windows and questions come after the tokens `begin`, with which the model knows every
+    text to start. `chat_WT` is packed alike. Raises ValueError when there is too little text for the settings.
     """
-    length = settings.window_tokens
-    evaluation_WT = _windows(map(encode, corpus.evaluation), length, settings.evaluation_windows, end, "evaluation")
+
+    def windows(rows: Iterable[Sequence[int]], count: int, purpose: str) -> NDArray[np.int32]:
+        packed_WT = pack(rows, settings.window_tokens, count, end, begin)
+        if len(packed_WT) < count:
+            raise ValueError(
+                f"{count} windows of {settings.window_tokens} tokens are wanted for {purpose}, the texts give {len(packed_WT)}"
+            )
+        return packed_WT
+
+    evaluation_WT = windows(map(encode, corpus.evaluation), settings.evaluation_windows, "evaluation")
     questions = tuple(question_of(item, encode) for item in corpus.questions)
-    measured = Measured(evaluation_WT.tolist(), questions, end)
+    measured = Measured(evaluation_WT.tolist(), questions, (end, *begin))
     chosen = [question_of(item, encode) for item in corpus.selection_questions]
     chosen = [one for one in chosen if not measured.held_by([*one.context, *choice] for choice in one.choices)]
     if corpus.selection_questions and not chosen:
@@ -268,11 +282,12 @@ def tokenize(
 
     chat = [row for row in chat_WT if not measured.held_by([row.tolist()])]
     untrained = settings.calibration_windows + settings.validation_windows
-    prose_WT = _windows(disjoint(), length, untrained + settings.train_windows - len(chat), end, "training")
+    prose_WT = windows(disjoint(), untrained + settings.train_windows - len(chat), "training")
     calibration_WT, validation_WT, train_WT = np.split(prose_WT, [settings.calibration_windows, untrained])
     if chat:
         train_WT = np.concatenate([train_WT, np.stack(chat)])
-    made = Data(calibration_WT, validation_WT, train_WT, evaluation_WT, questions, tuple(chosen))
+    asked, chosen_by = (tuple(one.after(begin) for one in some) for some in (questions, chosen))
+    made = Data(calibration_WT, validation_WT, train_WT, evaluation_WT, asked, chosen_by)
     held = measured.held_by(
         row for learned_WT in (calibration_WT, validation_WT, train_WT) for row in learned_WT.tolist()
     )
@@ -290,21 +305,19 @@ def question_of(item: Item, encode: Encode) -> Question:
     return Question(item.task, context, choices, lengths, item.gold)
 
 
-def pack(rows: Iterable[Sequence[int]], length: int, count: int, end: int) -> NDArray[np.int32]:
-    """Up to `count` windows of `length` tokens, rows laid end to end with the token `end` between."""
+def pack(
+    rows: Iterable[Sequence[int]], length: int, count: int, end: int, begin: Sequence[int] = ()
+) -> NDArray[np.int32]:
+    """Up to `count` windows of `length` tokens: each `begin`, then rows laid end to end with the token `end` between.
+
+    A row that has `begin` itself, as a chat's does, goes without.
+    """
+    begin = list(begin)
+    own = length - len(begin)
     stream: list[int] = []
-    for row in rows:
-        stream += [*row, end]
-        if len(stream) >= length * count:
+    for row in map(list, rows):
+        stream += [*(row[len(begin) :] if row[: len(begin)] == begin else row), end]
+        if len(stream) >= own * count:
             break
-    full = min(count, len(stream) // length)
-    return np.array(stream[: full * length], np.int32).reshape(full, length)
-
-
-def _windows(rows: Iterable[Sequence[int]], length: int, count: int, end: int, purpose: str) -> NDArray[np.int32]:
-    windows_WT = pack(rows, length, count, end)
-    if len(windows_WT) < count:
-        raise ValueError(
-            f"{count} windows of {length} tokens are wanted for {purpose}, the texts give {len(windows_WT)}"
-        )
-    return windows_WT
+    windows = [[*begin, *stream[start : start + own]] for start in range(0, len(stream) - own + 1, own)]
+    return np.array(windows[:count], np.int32).reshape(-1, length)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class Question:
             raise ValueError(f"a question's gold must be one of its {len(self.choices)} choices, got {self.gold}")
         if not self.context or not all(self.choices) or min(self.lengths) < 1:
             raise ValueError("a question's context and each of its choices have at least 1 token, got one without")
+
+    def after(self, tokens: Sequence[int]) -> Question:
+        """The same question with `tokens` before its context."""
+        return replace(self, context=(*tokens, *self.context))
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,9 @@ def data(stage: Stage) -> None:
             progress("data: chat"),
             stage.memory / "chat.json",
         )
-        chat_WT = datasets.pack(written, settings.window_tokens, settings.chat_windows, text.end)
+        chat_WT = datasets.pack(written, settings.window_tokens, settings.chat_windows, text.end, text.begin)
     say("data: tokenizing")
-    made, contamination = datasets.tokenize(corpus, settings, text.encode, chat_WT, text.end)
+    made, contamination = datasets.tokenize(corpus, settings, text.encode, chat_WT, text.end, text.begin)
     facts = {
         "base_fingerprint": stage.base.fingerprint,
         "corpus": settings.corpus,
@@ -234,6 +234,7 @@ class _Tokenizer:
     """The base's `tokenizer.json` as it stands, which is what devices read, and the base's chat template.
 
     A family's class in transformers builds a tokenizer of its own around the file's vocabulary, and for some bases another.
+    `begin` is what the file puts before every text (Llama's and Mistral's `<s>`, nothing for Qwen), `end` what ends one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -249,6 +250,8 @@ class _Tokenizer:
             named = GenerationConfig.from_pretrained(folder).eos_token_id or named
         self.ends = tuple([named] if isinstance(named, int) else named or [self._template.eos_token_id])
         self.end: int = self.ends[0]
+        text = self._ids.encode("a")
+        self.begin: list[int] = text.ids[: [*text.special_tokens_mask, 0].index(0)]
         self.chat("Can a device chat with this?")
 
     def encode(self, text: str) -> list[int]:

@@ -179,6 +179,26 @@ def test_rows_are_packed_end_to_end_with_the_end_token_between() -> None:
     assert pack([[5, 6], [7, 8, 9]], 3, 9, end=1).tolist() == [[5, 6, 1], [7, 8, 9]]
 
 
+def test_every_window_begins_as_a_prompt_does_and_a_chat_in_it_does_not_begin_twice() -> None:
+    packed = pack([[3, 5, 6], [7, 8, 9], [3, 4]], 4, 9, end=1, begin=[3])
+    assert packed.tolist() == [[3, 5, 6, 1], [3, 7, 8, 9], [3, 1, 4, 1]]
+
+
+def test_where_texts_begin_with_a_token_so_do_windows_and_questions_and_no_leak_hides_behind_it() -> None:
+    begin = [1999]
+    short = Item("made", "w1 w2 w3 w4 w5 w6 w7 w8 w9", ("w10", "w11"), 0)
+    leaking = (document(610), "w50 w2 w3 w4 w5 w6 w7 w8 w9 w10", *corpus().train)
+    given = corpus(train=leaking, questions=(short, Item("made", document(900, 12), ("w1", "w2"), 1)))
+    without, _ = tokenize(given, SETTINGS, encode, NO_CHAT, end=0)
+    data, found = tokenize(given, replace(SETTINGS, train_windows=30), encode, NO_CHAT, end=0, begin=begin)
+    assert (found.documents_read, found.documents_left_out) == (len(leaking), 2)
+    for windows_WT in (data.calibration_WT, data.validation_WT, data.train_WT, data.evaluation_WT):
+        assert windows_WT.shape[1] == 16
+        assert (windows_WT[:, 0] == 1999).all()
+        assert not (windows_WT[:, 1:] == 1999).any()
+    assert data.questions == tuple(question.after(begin) for question in without.questions)
+
+
 def test_saved_data_opens_as_it_was(tmp_path: Path) -> None:
     data, _ = tokenize(corpus(), SETTINGS, encode, NO_CHAT, end=0)
     data.save(tmp_path, {"corpus": "own", "tasks": {"made": {}}, "contamination": {"run_tokens": 13}})

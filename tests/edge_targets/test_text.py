@@ -46,13 +46,14 @@ def test_a_tokenizer_saved_after_padded_training_neither_cuts_nor_fills_a_prompt
 
 def in_the_manner_of_sentencepiece(folder: Path) -> None:
     """A Llama base of the first kind: its file puts a space before each piece of text, which transformers' class does not."""
-    from tokenizers import AddedToken, Tokenizer, models, normalizers
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 
     pieces = ("<unk>", "<s>", "</s>", "▁", "\n", *(letter for word in "abc" for letter in (word, f"▁{word}")))
     merges = [("▁", letter) for letter in "abc"]
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -66,6 +67,12 @@ def test_the_pipeline_reads_a_chat_and_a_text_as_a_device_does(folder: Path) -> 
     base, device = _Tokenizer(folder), Text(folder)
     assert base.chat("a b") == device.chat([{"role": "user", "content": "a b"}])
     assert base.encode("a c</s>b") == device.encode("a c</s>b") == [6, 10, 2, 8]
+
+
+def test_what_a_tokenizer_puts_before_every_text_is_known_and_it_is_nothing_for_one_that_does_not(folder: Path) -> None:
+    assert _Tokenizer(folder).begin == []
+    in_the_manner_of_sentencepiece(folder)
+    assert _Tokenizer(folder).begin == [1]
 
 
 @pytest.mark.parametrize(
