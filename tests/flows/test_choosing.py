@@ -18,7 +18,7 @@ from components.shape import AnyShape, MixedShape, ShapeSpace
 from components.smol import AdapterSettings
 from components.supernet import Supernet
 from edge_targets._target import Budget
-from flows import bases, calibrating, choosing
+from flows import bases, calibrating, choosing, package
 from flows.bases import Declared
 from flows.settings import Settings
 from flows.work import JobError
@@ -100,6 +100,39 @@ def test_a_target_for_which_nothing_holds_says_every_reason(base_folder: Path) -
             choice = choosing.next_best(choice, "disagrees")
     with pytest.raises(JobError, match=r"nothing holds what was predicted of it: .*built, and disagrees"):
         choosing.next_best(choice, "disagrees")
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """What is wrong with each package in turn; each measures as its own name."""
+    waiting: list[str | None] = []
+    monkeypatch.setattr(package.packaging, "package_for", lambda base, choice: Path(str(choice.shape)))
+    monkeypatch.setattr(package.measuring, "examine", lambda base, choice: (str(choice.shape), {"of": choice.shape}))
+    monkeypatch.setattr(package.measuring, "refusal", lambda choice, folder, figures: waiting.pop(0))
+    return waiting
+
+
+def test_what_is_published_is_the_first_package_that_is_what_was_predicted_of_it(
+    base_folder: Path, refusals: list[str | None]
+) -> None:
+    first = choosing.choose_for(BASE, base_folder, "x86_avx512")
+    refusals += ["disagrees", None]
+    confirmed, point, figures = package.confirmed(BASE, first)
+    assert (confirmed.shape, confirmed.quantization) != (first.shape, first.quantization)
+    assert (point, figures) == (str(confirmed.shape), {"of": confirmed.shape})
+    assert [one.reason for one in confirmed.built] == ["built, and disagrees"]
+
+
+def test_of_a_target_whose_packages_are_all_refused_nothing_is_published(
+    base_folder: Path, refusals: list[str | None]
+) -> None:
+    first = choosing.choose_for(BASE, base_folder, "x86_avx512", Budget(max_tpot_ms=100.0))
+    wrong = ["disagrees", "has no file", "is too large"]
+    refusals += wrong
+    with pytest.raises(JobError, match="nothing was published: ") as told:
+        package.confirmed(BASE, first)
+    assert refusals == []
+    assert all(f"built, and {reason}" in str(told.value) for reason in wrong)
 
 
 def test_a_choice_for_this_host_is_made_on_what_ran_here_and_says_so(base_folder: Path) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +16,19 @@ from typing import Any
 import psutil
 import pytest
 from fixtures.tiny import make_model
+from typer.testing import CliRunner
 
 from components import lifeline
 from components.base import Base
 from flows import bases, lost, onboard, room
 from flows.bases import Declared, declare
+from flows.cli import app
 from flows.data import PassingError, StageError
+from flows.onboard import Outcome
+from flows.onboarding_run import Ending
 from flows.retrying import can_help
 from flows.settings import Settings
+from flows.space import SpaceError
 from flows.work import JobError, LostWorkerError
 from registry.errors import NotFoundError, UnreachableError
 
@@ -85,6 +92,48 @@ def test_a_remote_that_is_away_and_a_full_model_that_fails_lose_no_target(
     assert outcome.released == ("a", "b", "c")
     assert (outcome.full_perplexity, outcome.full_accuracy) == (None, None)
     assert "show" not in done
+
+
+def test_room_for_the_base_and_every_target_is_asked_for_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def full(*given: Any) -> None:
+        asked.append(given)
+        raise SpaceError("too full")
+
+    monkeypatch.setattr(onboard, "ensure_space", full)
+    with pytest.raises(SpaceError, match="too full"):
+        onboarded(tmp_path, monkeypatch, {})
+    assert asked == [(tmp_path, base("tiny", tmp_path).weights, 3)]
+    assert (tmp_path / "bases.yaml").read_text() == "bases: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("failed", "ending", "status"),
+    [({}, "complete", 0), ({"x86_avx2": "no room"}, "incomplete", 1), ({"push": "no route"}, "incomplete", 1)],
+)
+def test_an_onboarding_that_lost_something_ends_as_incomplete_and_the_command_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: dict[str, str], ending: str, status: int
+) -> None:
+    recorded = Ending()
+
+    @contextmanager
+    def kept(*given: Any) -> Iterator[Ending]:
+        yield recorded
+
+    monkeypatch.setenv("AMOEBA_WORKSPACE", str(workspace(tmp_path, monkeypatch)))
+    monkeypatch.setattr(onboard, "find_base", lambda source: base("tiny", tmp_path))
+    monkeypatch.setattr(onboard, "check_profile", lambda profile: None)
+    monkeypatch.setattr(onboard, "one_at_a_time", nullcontext)
+    monkeypatch.setattr(onboard.lost_runs, "end_those_of_killed_processes", lambda: None)
+    monkeypatch.setattr(onboard.onboarding_run, "recorded", kept)
+    monkeypatch.setattr(onboard, "_onboard", lambda *given: Outcome("tiny", "1", None, None, (), failed))
+    monkeypatch.setattr(onboard, "onboard", onboard.onboard.fn)
+    done = CliRunner().invoke(app, ["onboard", "tiny", "--target", "x86_avx2"])
+    assert (done.exit_code, recorded.outcome) == (status, ending)
+    assert all(f"error: {what} failed: {reason}" in done.output for what, reason in failed.items())
 
 
 @pytest.mark.parametrize(

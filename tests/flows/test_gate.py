@@ -20,6 +20,7 @@ from flows.bases import Declared
 from flows.check import Checked, Effort
 from flows.evidence import Artifact, BaselineError, Recorded
 from flows.explored import FRONTIER_TAG, Explored, Member, Predicted, Reference, Samples
+from registry.errors import NotFoundError
 from registry.manifest import FileEntry, Manifest
 from registry.server import Version
 
@@ -192,6 +193,26 @@ def test_a_fault_while_a_package_is_judged_is_no_verdict(lab: Lab, monkeypatch: 
     found = check.check_package.fn(BASE, "m--x86", "old", "new")
     assert found.verdict == "could not measure"
     assert "a mistake" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("aliases", "candidate"),
+    [
+        ({"candidate": "10", "production": "9"}, "10"),
+        ({"candidate": "9", "production": "10"}, "10"),
+        ({"production": "2"}, "2"),
+    ],
+)
+def test_without_being_told_which_the_later_version_is_the_candidate(
+    lab: Lab, aliases: dict[str, str], candidate: str
+) -> None:
+    class Registry:
+        def resolve(self, model: str, alias: str) -> Version:
+            if alias not in aliases:
+                raise NotFoundError(alias)
+            return Version(model, aliases[alias], (), {}, "run", "")
+
+    assert check._candidate(Registry(), "m--x86", None).version.version == candidate  # type: ignore[arg-type]
 
 
 def test_two_equal_artifacts_hold_at_the_first_look_on_a_machine_that_drifts(lab: Lab) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from components.shape import Shape
+from edge_targets._device import facts
 from flows import measuring
 from flows.choosing import Choice
 from flows.settings import settings
@@ -65,6 +66,30 @@ def test_activations_that_a_devices_float16_does_not_hold_are_refused() -> None:
     assert "activations of 4e+04, and the device's float16 ends" in (
         refused("jetson_thor", largest_activation=4e4) or ""
     )
+
+
+CLOSE = {"top_1": 1.0, "kl": 0.0, "perplexity_ratio": 1.0, "greedy": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "said"),
+    [
+        ("top_1", 0.97, "top_1 0.97 (at least 0.98)"),
+        ("kl", 0.003, "kl 0.003 (at most 0.002)"),
+        ("perplexity_ratio", 1.01, "perplexity_ratio 1.01 (at most 1.005)"),
+        ("greedy", 0.8, "greedy 0.8 (at least 0.9)"),
+    ],
+)
+def test_what_is_too_far_from_its_float_subnet_in_one_figure_is_refused(figure: str, value: float, said: str) -> None:
+    assert refused("x86_avx2", **{**CLOSE, figure: value}) == f"is too far from its float subnet: {said}"
+
+
+@pytest.mark.parametrize(("held_mb", "refusal"), [(100.0, None), (101.0, "takes 101 MB with a full context, over 100")])
+def test_what_takes_more_memory_than_was_asked_for_is_refused(
+    held_mb: float, refusal: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "read", lambda package: {"memory_mb": {"weights": held_mb - 40, "kv_cache": 40.0}})
+    assert refused("x86_avx2", **CLOSE) == refusal
 
 
 def test_what_is_no_number_is_not_close() -> None:
