@@ -11,7 +11,7 @@ It equals brute force where the metric is additive in layers; on a network it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Dropped = frozenset[int]
@@ -73,3 +73,8 @@ def choose_layers(
             best[dropped], chosen[dropped] = value, candidate
         on_evaluation()
     return DepthTable(tuple(best), tuple(chosen))
+
+
+def of_least_score(scores: Sequence[float], count: int) -> Dropped:
+    """The `count` layers of least one-block score, however much dropping more of them would seem to help."""
+    return frozenset(sorted(range(len(scores)), key=scores.__getitem__)[:count])

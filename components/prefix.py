@@ -9,6 +9,7 @@ Legend: L layers, B sequences, T positions, H hidden size.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from components.kept import keep, kept
 from components.readout import Divergence, Readout
 from components.shape import GONE, WHOLE, MixedShape
 
+_KEEP_EVERY_S = 10.0
+
 
 class ShapeMetric:
     """A readout of any mixed shape of `model`, whose neurons are sorted already; less is better.
 
-    Values are remembered by shape and, where `memory` names a file, survive a kill.
+    Values are remembered by shape and, where `memory` names a file, kept in it now and then: a killed run goes on to the
+    same choices.
     """
 
     def __init__(
@@ -44,7 +48,11 @@ class ShapeMetric:
         last_BTH = self._inputs_LBTH[-1]
         with torch.no_grad():
             self._readout.learn(model, last_BTH)
-        self._known: dict[str, float] = (kept(memory) if memory else None) or {}
+        known = (kept(memory) if memory else None) or {"whole": {}, "quarter": {}}
+        self._known: dict[str, float] = known["whole"]
+        self._quarters: dict[str, float] = known["quarter"]
+        """Means over the first quarter of the groups, so that what was given up early is given up early again."""
+        self._kept_s = time.monotonic()
         self.layer_evaluations = 0
         """Layers run for candidates so far, a narrowed or halved one counted as one."""
 
@@ -54,18 +62,20 @@ class ShapeMetric:
 
     def __call__(self, shape: MixedShape, good_enough: float = float("inf")) -> float:
         """Mean over all groups; a quarter of them decides alone when it is already far beyond `good_enough`."""
-        key = str(shape)
+        key, total = str(shape), self._readout.groups
+        quarter = total // 4
+        if quarter and good_enough < float("inf") and (key in self._quarters or key not in self._known):
+            if key not in self._quarters:
+                self._quarters[key] = self._mean(shape, slice(0, quarter))
+            if self._quarters[key] > 1.5 * good_enough + 0.1:
+                return self._quarters[key]
         if key not in self._known:
-            total = self._readout.groups
-            quarter = total // 4
-            if quarter and good_enough < float("inf"):
-                first = self._mean(shape, slice(0, quarter))
-                if first > 1.5 * good_enough + 0.1:
-                    return first
+            if key in self._quarters:
                 rest = self._mean(shape, slice(quarter, total))
-                self._known[key] = (quarter * first + (total - quarter) * rest) / total
+                self._known[key] = (quarter * self._quarters[key] + (total - quarter) * rest) / total
             else:
                 self._known[key] = self._mean(shape, slice(0, total))
+            self._keep_now_and_then()
         return self._known[key]
 
     def dropping(self, dropped: Dropped, good_enough: float = float("inf")) -> float:
@@ -73,10 +83,15 @@ class ShapeMetric:
         kept = (GONE if index in dropped else WHOLE for index in range(len(self._layers)))
         return self(MixedShape(tuple(kept)), good_enough)
 
+    def _keep_now_and_then(self) -> None:
+        if self._memory is not None and time.monotonic() - self._kept_s >= _KEEP_EVERY_S:
+            self.save()
+            self._kept_s = time.monotonic()
+
     def save(self) -> None:
-        """Write what is known to `memory`."""
+        """Write what is known to `memory`, where there is one."""
         if self._memory is not None:
-            keep(self._memory, self._known)
+            keep(self._memory, {"whole": self._known, "quarter": self._quarters})
 
     @torch.no_grad()
     def _mean(self, shape: MixedShape, groups: slice) -> float:

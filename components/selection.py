@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from components import depth, family
 from components.blocks import AnyBudget, BlockScores, score_blocks
 from components.evaluate import Question
-from components.knapsack import Knapsack, Option
 from components.prefix import ShapeMetric
 from components.readout import MetricName, readout_of
 from components.shape import GONE, AnyShape, LayerShape, MixedShape, parse_shape
@@ -187,6 +186,8 @@ def select(
     `memory` is a file of metrics already known, so that a killed selection goes on; it must belong to these inputs.
     """
     layers = len(family.decoder_layers(model))
+    if layers < 2:
+        raise ValueError(f"the base has {layers} layer, and a supernet is cut from 2 or more")
     if not 1 <= settings.min_depth <= layers:
         raise ValueError(f"the smallest depth must be 1 to the base's {layers} layers, got {settings.min_depth}")
     if calibration_BT.numel() < _FEWEST_TOKENS:
@@ -203,10 +204,8 @@ def select(
     readout, read_BT = readout_of(settings.metric, calibration_BT, settings.position_stride, questions)
     metric = ShapeMetric(model, read_BT, readout, settings.neuron_multiple, memory)
     blocks = score_blocks(metric, partial(progress, "one-block scores"))
-    metric.save()
     choices = _depths(metric, blocks, settings, progress)
     mixed = _mixed(metric, blocks, settings, model.config.to_dict(), progress)
-    metric.save()
     return Selection(choices, mixed, blocks, widths, settings.neuron_multiple, settings.metric)
 
 
@@ -219,11 +218,12 @@ def _depths(
     """The better of dynamic programme and knapsack for every depth."""
     layers = metric.layers
     table = _dynamic_programme(metric, settings, progress)
-    by_score = _knapsack([known[GONE] for known in blocks.by_layer], settings)
+    scores = [known[GONE] for known in blocks.by_layer]
+    last_kept = layers - min(settings.kept_last, settings.min_depth)
     choices = {}
     for depth_kept in range(layers, settings.min_depth - 1, -1):
         programme = table.dropped[layers - depth_kept]
-        alone = by_score(depth_kept)
+        alone = depth.of_least_score(scores[:last_kept], layers - depth_kept)
         loss_programme, loss_alone = metric.dropping(programme), metric.dropping(alone)
         dropped = programme if loss_programme <= loss_alone else alone
         kept = tuple(index for index in range(layers) if index not in dropped)
@@ -270,22 +270,9 @@ def _dynamic_programme(
         nonlocal done
         done += 1
         progress("dynamic programme", done, total)
-        if done % 20 == 0:
-            metric.save()
 
     tables = [
         depth.choose_layers(layers, kept_last, most, metric.dropping, evaluated, shallow_first=shallow_first)
         for shallow_first in directions
     ]
     return reduce(depth.DepthTable.or_better, tables)
-
-
-def _knapsack(layer_scores: list[float], settings: SelectionSettings) -> Callable[[int], depth.Dropped]:
-    """Layers to drop for a depth by their one-block scores: an item a layer, kept at cost 1 or dropped at cost 0."""
-    last_kept = len(layer_scores) - min(settings.kept_last, settings.min_depth)
-    kept = Option(cost=1, score=0.0)
-    items = [
-        [kept, Option(cost=0, score=score)] if index < last_kept else [kept] for index, score in enumerate(layer_scores)
-    ]
-    knapsack = Knapsack(items, len(layer_scores))
-    return lambda budget: frozenset(index for index, option in enumerate(knapsack.choose(budget)) if option == 1)

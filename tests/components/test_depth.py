@@ -6,8 +6,10 @@ import pytest
 import torch
 from fixtures.tiny import make_model
 
+from components import prefix
 from components.depth import Dropped, choose_layers, stages
 from components.prefix import ShapeMetric
+from components.shape import GONE, MixedShape
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -111,3 +113,25 @@ def test_a_killed_search_goes_on_to_the_same_table(tokens: torch.Tensor, tmp_pat
     whole = ShapeMetric(make_model(layers=6), tokens)
     choose_layers(6, 1, 4, whole.dropping)
     assert resumed.layer_evaluations < whole.layer_evaluations
+
+
+def test_what_was_given_up_early_is_given_up_early_again_after_a_kill(tokens: torch.Tensor, tmp_path: Path) -> None:
+    """Or the search would see another value of the shape than it did, and might go another way."""
+    memory, shape = tmp_path / "metric.json", MixedShape.whole(6).with_layer(1, GONE).with_layer(2, GONE)
+    killed = ShapeMetric(make_model(layers=6), tokens, memory=memory)
+    given_up, whole = killed(shape, good_enough=-1.0), killed(shape)
+    assert given_up != whole
+    killed.save()
+    resumed = ShapeMetric(make_model(layers=6), tokens, memory=memory)
+    assert (resumed(shape, good_enough=-1.0), resumed(shape)) == (given_up, whole)
+    assert resumed.layer_evaluations == 0
+
+
+def test_what_is_known_is_kept_now_and_then_by_itself(
+    tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, shape = tmp_path / "metric.json", MixedShape.whole(6).with_layer(1, GONE)
+    monkeypatch.setattr(prefix, "_KEEP_EVERY_S", 0.0)
+    known = ShapeMetric(make_model(layers=6), tokens, memory=memory)(shape)
+    resumed = ShapeMetric(make_model(layers=6), tokens, memory=memory)
+    assert (resumed(shape), resumed.layer_evaluations) == (known, 0)

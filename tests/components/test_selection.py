@@ -1,4 +1,5 @@
 import copy
+import math
 import random
 from dataclasses import replace
 
@@ -6,10 +7,11 @@ import pytest
 import torch
 from fixtures.tiny import make_model
 
+from components.blocks import BlockScores
 from components.evaluate import Question, multiple_choice
 from components.reference import logits_of
-from components.selection import Selection, SelectionSettings, select
-from components.shape import MixedShape, Shape
+from components.selection import Selection, SelectionSettings, _depths, select
+from components.shape import GONE, MixedShape, Shape
 from components.width import score_widths
 
 SETTINGS = SelectionSettings(min_depth=2, kept_last=1, position_stride=4, width_metric="fluctuation", neuron_multiple=8)
@@ -33,6 +35,27 @@ def test_every_depth_keeps_the_better_of_both_searches() -> None:
         assert choice.layers == tuple(sorted(choice.layers))
         assert 5 in choice.layers
         assert choice.loss == min(choice.loss_dynamic_programme, choice.loss_knapsack)
+
+
+def test_every_depth_keeps_that_many_layers_where_leaving_one_out_would_help() -> None:
+    """Shares of wrong answers do that; the full depth is the base, and the teacher, whatever they say."""
+    scores = (0.2, 0.1, -0.1, 0.3)
+
+    class Additive:
+        layers = len(scores)
+
+        def dropping(self, dropped: frozenset[int], good_enough: float = math.inf) -> float:
+            return 1 + sum(scores[index] for index in dropped)
+
+    blocks = BlockScores(tuple({GONE: score} for score in scores))
+    chosen = _depths(Additive(), blocks, SETTINGS, lambda what, done, total: None)
+    assert {kept: choice.layers for kept, choice in chosen.items()} == {4: (0, 1, 2, 3), 3: (0, 1, 3), 2: (0, 3)}
+    assert all(choice.loss_dynamic_programme == choice.loss_knapsack for choice in chosen.values())
+
+
+def test_a_base_of_one_layer_is_refused_by_that() -> None:
+    with pytest.raises(ValueError, match="the base has 1 layer, and a supernet is cut from 2 or more"):
+        select(make_model(layers=1), TOKENS, replace(SETTINGS, min_depth=1))
 
 
 def test_layers_are_chosen_by_the_questions_answered_wrongly() -> None:

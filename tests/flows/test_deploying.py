@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
-from fixtures.service import prefect_server
+from fixtures.service import prefect_server, served
 from fixtures.workspace import PROJECT, amoeba, make_workspace
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.lost_runs import end_lost_runs
@@ -96,22 +99,25 @@ def test_prefect_holds_what_is_deployed_against_the_pool_s_job_template(
     assert created(env="not a mapping") == 422
 
 
-def test_runs_that_ended_with_their_service_are_ended_and_no_others(deployed: Deployed, api: str) -> None:
+def run_in(api: str, state: StateType) -> str:
+    """A run of a deployment that somebody else runs, in this state. Prefect's client asks a busy server again."""
     identifier = deployment(api, "check/main")["id"]
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(identifier, parameters={"model": "m"})
+        client.set_flow_run_state(run.id, State(type=state), force=True)
+    return str(run.id)
 
-    def run(state: str) -> str:
-        asked = {"parameters": {"model": "m"}, "state": {"type": "SCHEDULED"}}
-        made = requests.post(f"{api}/deployments/{identifier}/create_flow_run", json=asked, timeout=60).json()["id"]
-        to = {"state": {"type": state}, "force": True}
-        requests.post(f"{api}/flow_runs/{made}/set_state", json=to, timeout=60).raise_for_status()
-        return str(made)
 
-    runs = {state: run(state) for state in ("RUNNING", "PENDING", "SCHEDULED", "COMPLETED")}
+def state_of(api: str, run: str) -> str:
+    return str(requests.get(f"{api}/flow_runs/{run}", timeout=60).json()["state_type"])
+
+
+def test_runs_that_ended_with_their_service_are_ended_and_no_others(deployed: Deployed, api: str) -> None:
+    begun = (StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.COMPLETED)
+    runs = {state.name: run_in(api, state) for state in begun}
     with temporary_settings({PREFECT_API_URL: api}):
         assert end_lost_runs() == 2
-    ended = {
-        state: requests.get(f"{api}/flow_runs/{made}", timeout=60).json()["state_type"] for state, made in runs.items()
-    }
+    ended = {state: state_of(api, made) for state, made in runs.items()}
     assert ended == {"RUNNING": "CRASHED", "PENDING": "CRASHED", "SCHEDULED": "SCHEDULED", "COMPLETED": "COMPLETED"}
     requests.delete(f"{api}/flow_runs/{runs['SCHEDULED']}", timeout=60).raise_for_status()
 
@@ -162,7 +168,40 @@ def test_a_worker_runs_a_deployment_in_its_own_workspace(
 def test_runs_that_a_worker_lost_are_ended_by_the_server_and_asked_for_once(deployed: Deployed, api: str) -> None:
     found = requests.post(f"{api}/automations/filter", json={}, timeout=60).json()
     (ours,) = [one for one in found if one["name"] == "amoeba: runs that were lost"]
-    assert (ours["enabled"], ours["trigger"]["posture"], ours["trigger"]["within"]) == (True, "Proactive", 600)
+    trigger, beat = ours["trigger"], "prefect.flow-run.heartbeat"
+    assert (ours["enabled"], trigger["posture"], trigger["within"], trigger["after"]) == (
+        True,
+        "Proactive",
+        600,
+        [beat],
+    )
+    ended = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
+    assert set(trigger["expect"]) == {beat, *(f"prefect.flow-run.{state}" for state in ended)}
+    assert trigger["for_each"] == ["prefect.resource.id"]
+    assert trigger["match_related"] == {"prefect.resource.id": ["prefect.tag.amoeba"], "prefect.resource.role": ["tag"]}
+    assert deployment(api, "arrive/main")["tags"] == ["amoeba"]
     assert ours["actions"][0]["state"] == "CRASHED"
     arrivals = [one for one in found if "amoeba.base.arrived" in str(one["trigger"])]
     assert len(arrivals) == 1
+
+
+def test_a_service_that_begins_on_a_server_of_many_ends_nobody_s_runs(
+    deployed: Deployed, api: str, tmp_path: Path
+) -> None:
+    running = run_in(api, StateType.RUNNING)
+    with served(make_workspace(tmp_path / "workspace"), "--every", "0", PREFECT_API_URL=api) as service:
+        assert service.api == api
+        assert state_of(api, running) == "RUNNING"
+    requests.delete(f"{api}/flow_runs/{running}", timeout=60).raise_for_status()
+
+
+def test_what_ran_in_a_service_that_was_killed_has_crashed_once_the_next_is_there(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    with served(workspace, "--every", "0") as killed:
+        running = run_in(killed.api, StateType.RUNNING)
+        server = psutil.Process(killed.process.pid).children(recursive=True)
+        killed.process.kill()
+        assert server
+        assert psutil.wait_procs(server, timeout=60)[1] == []
+    with served(workspace, "--every", "0") as next_one:
+        assert state_of(next_one.api, running) == "CRASHED"

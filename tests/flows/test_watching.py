@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,7 +16,7 @@ import yaml
 from prefect.client.schemas import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running, Scheduled, State
 
-from flows import bases, serving, watched
+from flows import bases, deployments, serving, watched
 from flows.arrivals import Arrival, SourceError, Watch, arrivals
 from flows.bases import UnknownNameError
 from flows.serving import Watcher
@@ -371,3 +373,52 @@ def test_a_run_that_failed_or_was_lost_is_tried_again_and_not_for_ever(
     said = capsys.readouterr().err
     assert "org/name@1: 3 tries failed" in said
     assert "`amoeba onboard org/name@1 --profile tiny --target x86_avx2` tries again" in said
+
+
+def test_prefect_is_asked_for_one_run_of_each_try_of_a_revision_onboarded_in_one_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def failing(deployment: str, **given: Any) -> FlowRun:
+        asked.append({"deployment": deployment, **given})
+        return FlowRun(flow_id=uuid4(), state=Failed())
+
+    monkeypatch.setattr("prefect.deployments.run_deployment", failing)
+    way = Watched("org/name", "tiny", ("x86_avx2",))
+    one = Arrival("org/name", "1", way)
+    others = (
+        Arrival("org/name", "2", way),
+        Arrival("org/other", "1", way),
+        Arrival("org/name", "1", replace(way, profile="quick")),
+        Arrival("org/name", "1", replace(way, targets=())),
+    )
+    began = datetime.now(UTC)
+    for arrival in (one, *others, one):
+        assert serving.start(arrival)
+    took = datetime.now(UTC) - began
+    keys = [given["idempotency_key"] for given in asked]
+    assert keys[-3:] == keys[:3]
+    assert len(set(keys)) == 3 * (1 + len(others))
+    for given, minutes in zip(asked[:3], (0, 1, 15), strict=True):
+        assert given["deployment"] == "arrive/main"
+        assert given["parameters"] == {"source": "org/name", "profile": "tiny", "targets": ["x86_avx2"]}
+        assert timedelta() <= given["scheduled_time"] - began - timedelta(minutes=minutes) <= took
+
+
+def test_a_look_by_cron_starts_a_dropped_model_that_stays_as_it_is_and_says_that_it_looked(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, begun, looked = _model(workspace / "drop" / "one"), [], []
+
+    def begin(arrival: Arrival) -> bool:
+        begun.append(arrival.source)
+        return True
+
+    watched.add(str(workspace / "drop"), "tiny")
+    monkeypatch.setattr(deployments, "_STILL_S", 0)
+    monkeypatch.setattr(deployments, "Watcher", lambda every: Watcher(every, begin))
+    monkeypatch.setattr(serving.metrics, "sources_looked_at", lambda: looked.append(list(begun)))
+    deployments.look.fn()
+    assert begun == [str(model)]
+    assert looked == [[], [str(model)]]
