@@ -8,18 +8,19 @@ measured. All figures must hold, so holding needs no correction: every one of th
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from components import paired
 from components.frontier_loss import Member, frontier_worsening
 from components.paired import Worsening, holm
 
 Verdict = Literal["holds", "regressed", "inconclusive"]
-Pairs = Literal["runs", "questions", "windows"]
+Pairs = Literal["runs", "questions", "windows", "frontier rounds"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def judge(
     ]
     if frontiers is not None:
         before, after, worsening = frontier_worsening(*frontiers, levels.misses)
-        asked.append(_Asked("frontier", (before, after), worsening, margins.frontier_percent / 100, "runs"))
+        asked.append(_Asked("frontier", (before, after), worsening, margins.frontier_percent / 100, "frontier rounds"))
     corrected = holm([one.worsening.chance for one in asked])
     return tuple(
         Figure(
@@ -145,10 +146,15 @@ def decide(
     in_turns: bool = True,
     frontiers: tuple[Sequence[Member], Sequence[Member]] | None = None,
 ) -> tuple[Figure, ...]:
-    """Look after look until every figure is decided, each measuring more of what was not; `levels` are of one look."""
+    """Look after look until every figure is decided, each measuring more of what was not; `levels` are of one look.
+
+    Frontiers are timed before the first look, and no look times them again.
+    """
     figures: tuple[Figure, ...] = ()
     for look in looks:
         undecided = {figure.pairs_of for figure in figures if figure.verdict == "inconclusive"}
+        if undecided == {"frontier rounds"}:  # taken once, before the first look
+            break
         figures = judge(*look(undecided or None), margins, levels, in_turns=in_turns, frontiers=frontiers)
         if overall(figures) != "inconclusive":
             break
@@ -187,7 +193,8 @@ def _cost(baseline: Evidence, candidate: Evidence, margins: Margins, level: floa
 
 
 def _exp(nats: Sequence[float]) -> tuple[float, float]:
-    before, after = map(math.exp, nats)
+    with np.errstate(over="ignore"):
+        before, after = np.exp(nats).tolist()
     return before, after
 
 

@@ -69,13 +69,21 @@ def of_likelihoods(baseline: Sequence[float], candidate: Sequence[float], level:
 def of_means(
     baseline: Sequence[float] | NDArray[np.float64], candidate: Sequence[float] | NDArray[np.float64], level: float
 ) -> Worsening:
-    """Mean difference of the pairs with Student's t (1908); raises ValueError for other than two or more pairs."""
+    """Mean difference of the pairs with Student's t (1908); raises ValueError for other than two or more pairs.
+
+    A candidate with a value that is no finite number is worse beyond any doubt; else one of such a baseline is better.
+    """
     from scipy.stats import t
 
-    differences = np.asarray(candidate, float) - np.asarray(baseline, float)
-    pairs = len(differences)
-    if pairs < 2:
-        raise ValueError(f"how sure a difference is takes two pairs or more, got {pairs}")
+    before, after = np.asarray(baseline, float), np.asarray(candidate, float)
+    pairs = len(before)
+    if pairs < 2 or len(after) != pairs:
+        raise ValueError(f"how sure a difference is takes two pairs or more, got {pairs} and {len(after)}")
+    if not np.isfinite(after).all():
+        return Worsening(math.inf, math.inf, math.inf, 0.0, pairs)
+    if not np.isfinite(before).all():
+        return Worsening(-math.inf, -math.inf, -math.inf, 1.0, pairs)
+    differences = after - before
     estimate = float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(pairs)
     if error == 0:
@@ -118,5 +126,6 @@ def holm(chances: Sequence[float]) -> tuple[float, ...]:
 
 
 def _as_share(logs: Worsening) -> Worsening:
-    estimate, low, high = (math.expm1(value) for value in (logs.estimate, logs.low, logs.high))
+    with np.errstate(over="ignore"):
+        estimate, low, high = np.expm1((logs.estimate, logs.low, logs.high)).tolist()
     return Worsening(estimate, low, high, logs.chance, logs.pairs)

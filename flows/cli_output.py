@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any
 
 import typer
@@ -18,12 +19,18 @@ AllowUnsigned = Annotated[
 
 
 def print_json(value: Any) -> None:
-    """Dataclasses become objects, everything else that is not JSON its text."""
+    """Dataclasses become objects, numbers that JSON has no name for null, everything else that is not JSON its text."""
     from dataclasses import asdict, is_dataclass
 
     def plain(part: Any) -> Any:
         if is_dataclass(part) and not isinstance(part, type):
-            return asdict(part)
-        return str(part)
+            part = asdict(part)
+        if isinstance(part, dict):
+            return {str(name): plain(one) for name, one in part.items()}
+        if isinstance(part, list | tuple):
+            return [plain(one) for one in part]
+        if isinstance(part, float):
+            return float(part) if math.isfinite(part) else None
+        return part if part is None or isinstance(part, bool | int | str) else str(part)
 
-    typer.echo(json.dumps(value, default=plain, indent=2))
+    typer.echo(json.dumps(plain(value), indent=2))

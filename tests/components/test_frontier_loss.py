@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from components.frontier_loss import Member, frontier_worsening
+from components.paired import of_ratios
 
 
 def _frontier(worse: float = 0.0, slower: float = 1.0, seed: int = 0) -> list[Member]:
@@ -31,6 +32,19 @@ def test_a_slower_or_worse_frontier_lost_area_beyond_doubt(change: dict[str, flo
     assert before > after
     assert 0 < found.low <= found.estimate <= found.high
     assert found.chance < 0.001
+
+
+def test_few_rounds_that_all_point_one_way_are_as_unsure_as_their_mean_ratio_is() -> None:
+    """One member a side, so that the lost area is the lost time; Student's t on the ratios is the plain thing."""
+    ratios = [0.01, 0.02, 0.15, 0.01, 0.12, 0.02]
+    before = [5.0, 5.1, 4.9, 5.2, 5.0, 5.1]
+    after = [time * math.exp(ratio) for time, ratio in zip(before, ratios, strict=True)]
+    nats = tuple(np.linspace(2.5, 3.5, 8).tolist())
+    _, _, found = frontier_worsening([Member(tuple(before), nats)], [Member(tuple(after), nats)], 0.02)
+    plain = of_ratios(before, after, 0.02)
+    assert found.low < 0 < found.estimate
+    assert found.chance == pytest.approx(plain.chance, rel=0.25)
+    assert found.chance > 0.03
 
 
 def test_a_member_that_is_gone_is_lost_area() -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.gate import Evidence, Figure, Levels, Margins, judge, overall
+from components.frontier_loss import Member
+from components.gate import Evidence, Figure, Levels, Margins, decide, judge, overall
 
 MARGINS = Margins(
     perplexity_percent=2.0,
@@ -59,6 +60,32 @@ def test_a_figure_that_rose_by_more_than_its_margin_has_regressed(name: str) -> 
     figures = judge(_evidence(1), worse, MARGINS, LEVELS)
     assert overall(figures) == "regressed"
     assert [figure.name for figure in figures if figure.verdict == "regressed"] == [name]
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 5000.0])
+def test_text_that_reads_as_no_number_has_regressed_and_hides_nothing_else(broken: float) -> None:
+    before = _evidence(1)
+    after = replace(_evidence(2), nats=(broken,) * len(before.nats), tpot_ms=_scaled(_evidence(2).tpot_ms, 1.5))
+    found = {figure.name: figure.verdict for figure in judge(before, after, MARGINS, LEVELS)}
+    assert (found["perplexity"], found["tpot_ms"], found["accuracy"]) == ("regressed", "regressed", "holds")
+    assert overall(judge(after, before, MARGINS, LEVELS)) == "holds"
+
+
+def test_a_frontier_that_stays_undecided_has_nothing_more_measured_for_it() -> None:
+    def member(*times: float) -> Member:
+        return Member(times, (3.0, 3.1))
+
+    noisy = [member(5.0, 6.0, 4.0)], [member(6.0, 4.0, 5.5)]
+    asked = []
+
+    def look(undecided: set[str] | None) -> tuple[Evidence, Evidence]:
+        asked.append(undecided)
+        return _evidence(1), _evidence(2)
+
+    figures = decide([look] * 3, MARGINS, LEVELS, frontiers=noisy)
+    assert {figure.name: figure.pairs_of for figure in figures}["frontier"] == "frontier rounds"
+    assert [figure.name for figure in figures if figure.verdict == "inconclusive"] == ["frontier"]
+    assert asked == [None]
 
 
 def test_what_is_worse_by_its_margin_holds_no_more_often_than_misses_may() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from fixtures.artifacts import FILES, write_artifact
 from fixtures.workspace import amoeba, make_workspace
 
 import edge_targets
+from flows.cli_output import print_json
 from flows.settings import Settings
 
 VERBS = (
@@ -150,3 +152,8 @@ def test_pulled_files_are_kept_in_the_users_cache_unless_told_otherwise(monkeypa
     monkeypatch.setenv("AMOEBA_CACHE_MEGABYTES", "5")
     assert Settings().pulled == Path("/srv/elsewhere")
     assert Settings().cache_megabytes == 5
+
+
+def test_a_machine_is_told_null_where_json_has_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"worse": math.nan, "within": (1.5, math.inf), "at": Path("here")})
+    assert capsys.readouterr().out == '{\n  "worse": null,\n  "within": [\n    1.5,\n    null\n  ],\n  "at": "here"\n}\n'
