@@ -50,7 +50,10 @@ class Perplexity:
 
     @property
     def value(self) -> float:
-        return math.exp(sum(self.nats) / len(self.nats))
+        try:
+            return math.exp(sum(self.nats) / len(self.nats))
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval (1927)."""
-        z, n, p = 1.96, len(self.correct), self.value
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return middle - half, middle + half
+        return wilson(sum(self.correct), len(self.correct))
 
     @property
     def by_task(self) -> dict[str, Accuracy]:
@@ -159,3 +158,12 @@ def greedy_agreement(reference: Logits, prompt: Sequence[int], answer: Sequence[
     """Share of an artifact's greedy answer that the float subnet would have written too, after the same tokens."""
     wanted_SV = reference([*prompt, *answer])[len(prompt) - 1 : -1]
     return float((wanted_SV.argmax(-1) == np.array(answer)).mean())
+
+
+def wilson(right: int, asked: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, Journal of the American Statistical Association 22, 1927)."""
+    z, share = 1.96, right / asked
+    middle = (share + z * z / (2 * asked)) / (1 + z * z / asked)
+    half = z / (1 + z * z / asked) * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return min(low, share), max(high, share)  # rounding would leave out a share of 0 or 1

@@ -38,7 +38,9 @@ def save_levels(supernet: Supernet, shapes: Sequence[AnyShape], folder: Path, ba
                 factors = linear.factors()
                 if factors is not None and linear.in_active and linear.out_active:
                     for factor, tensor in zip("AB", factors, strict=True):
-                        tensors[f"level/{shape}/{name}.{factor}"] = tensor.to(supernet.model.dtype).contiguous().cpu()
+                        # A copy: plain LoRA's factors are the same memory in every level, which a file cannot hold.
+                        own = tensor.to(supernet.model.dtype).cpu().clone(memory_format=torch.contiguous_format)
+                        tensors[f"level/{shape}/{name}.{factor}"] = own
         levels[str(shape)] = [[p.index, p.attention, p.neurons] for p in supernet.selection.cut(shape).layers]
     with supernet.active(supernet.full) as full:
         full.config.save_pretrained(folder)

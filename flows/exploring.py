@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,10 +57,14 @@ class Ground:
     """The full float model's quality, as `measuring.reference` has it."""
 
     def built(self) -> tuple[Built, ...]:
-        """Every option whose measurement is in the cache, in the options' order."""
-        names = measuring.measured_names()
-        named = [one for one in self.start.options if (one.outline.name, one.quantization) in names]
-        return tuple(self.build(one) for one in named if measuring.is_measured(self.base, self.choice(one)))
+        """Every option whose measurement is in the cache and is one, in the options' order."""
+        names, found = measuring.measured_names(), []
+        for option in self.start.options:
+            named = (option.outline.name, option.quantization) in names
+            if named and measuring.is_measured(self.base, self.choice(option)):
+                with suppress(measuring.NoNumberError):
+                    found.append(self.build(option))
+        return tuple(found)
 
     def build(self, option: Option) -> Built:
         """Build and measure one option; what is in the cache is taken from there. Raises JobError."""
@@ -122,18 +127,20 @@ def ground(base: Declared, base_folder: Path, target_name: str) -> Ground:
     config = json.loads((base_folder / "config.json").read_text())
     selection, facts = Selection.load(folder), json.loads((folder / FACTS_FILE).read_text())
     space, context = space_of(facts), choosing.context_for(config)
-    outlines: dict[AnyShape, Outline] = {}
+
+    def outline(shape: AnyShape) -> Outline:
+        return Outline.of(str(shape), selection.cut(shape), selection.blocks, config["intermediate_size"])
+
     options = []
     for shape, cut in shapes(space, selection, config).items():
-        outlines[shape] = Outline.of(str(shape), cut, selection.blocks, config["intermediate_size"])
         if target.refuses(shape) is None:
             weights = choosing.weights_of(target, config, ((layer.attention, layer.neurons) for layer in cut.layers))
             for one in target.quantizations:
                 load = Load.of(weights, one.linear_bits, one.embedding_bits, context)
-                options.append(Option(one.name, outlines[shape], load, choosing.unfit(one)))
+                options.append(Option(one.name, outline(shape), load, choosing.unfit(one)))
     reference = measuring.reference(base, base_folder)
-    validated = [(features(outlines[shape], None, evaluation=False), perplexity) for shape, perplexity in _known(facts)]
-    whole = (features(outlines[space.largest], None, evaluation=True), reference["perplexity"]["value"])
+    validated = [(features(outline(shape), None, evaluation=False), perplexity) for shape, perplexity in _known(facts)]
+    whole = (features(outline(space.largest), None, evaluation=True), reference["perplexity"]["value"])
     prior = Prior(
         known=(*validated, whole),
         ratios={one.name: one.perplexity_ratio for one in target.quantizations},

@@ -6,6 +6,7 @@ A package that only its device runs is inspected instead, and its point is predi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,22 @@ from flows.choosing import TOO_FAR, Choice, verification
 from flows.data import revision
 from flows.packaging import build_key, checkpoint_for, package_for, package_key
 from flows.settings import settings
-from flows.work import key_of, run_apart, undisturbed
+from flows.work import JobError, key_of, run_apart, undisturbed
 
 _FLOAT_ARGUMENTS = 2
 """Of a measurement beside its float subnet: the option and the checkpoint's folder."""
 
 
+class NoNumberError(JobError):
+    """A package that answers with what is no number: too far from its float subnet to be a point among others."""
+
+
 def examine(base: Declared, choice: Choice) -> tuple[Point, dict[str, Any]]:
-    """The package's point and all that is known of it; raises JobError when it is not fit to be published."""
+    """The package's point and all that is known of it; raises NoNumberError, and JobError where it cannot be measured."""
     if edge_targets.load(choice.target).cannot_run_here is None:
         figures = measure_package(base, choice)
+        if not math.isfinite(perplexity := figures["perplexity"]["value"]):
+            raise NoNumberError(f"{TOO_FAR}: its perplexity is {perplexity}")
         return point_of(str(choice.shape), choice.quantization, figures), figures
     figures = inspection(choice.target, package_for(base, choice), package_key(base, choice))
     return predicted_point(choice, figures["size_mb"]), figures

@@ -122,8 +122,11 @@ def confirmed(base: Declared, choice: Choice) -> tuple[Choice, Point, dict[str, 
     Raises JobError where the first few are not, with what was wrong with each.
     """
     for _ in range(_MOST_BUILDS):
-        point, figures = measuring.examine(base, choice)
-        refusal = measuring.refusal(choice, packaging.package_for(base, choice), figures)
+        try:
+            point, figures = measuring.examine(base, choice)
+            refusal = measuring.refusal(choice, packaging.package_for(base, choice), figures)
+        except measuring.NoNumberError as error:
+            refusal = str(error)
         if refusal is None:
             return choice, point, figures
         choice = choosing.next_best(choice, refusal)

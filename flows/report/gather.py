@@ -74,7 +74,8 @@ def _target(registry: Store, model: str, target: str, text: Text) -> TargetRepor
     searched: tuple[Weighed, ...] = ()
     beside: list[Seen] = []
     every = registry.versions(naming.package_model(model, target))
-    for version in every[:_MOST_VERSIONS]:
+    shown = [one for index, one in enumerate(every) if index < _MOST_VERSIONS or set(ALIASES) & set(one.aliases)]
+    for version in shown:
         try:
             manifest = registry.manifest(version)
             device = measured.figures_of(registry, version)
@@ -88,8 +89,8 @@ def _target(registry: Store, model: str, target: str, text: Text) -> TargetRepor
         if PRODUCTION in version.aliases and (frontier := explored.frontier_of(registry, version)) is not None:
             searched = _searched(frontier)
             beside = unpublished(frontier, text)
-    if len(every) > _MOST_VERSIONS:
-        left_out.append(f"{len(every) - _MOST_VERSIONS} older versions")
+    if len(every) > len(shown):
+        left_out.append(f"{len(every) - len(shown)} older versions")
     if not seen and not left_out:
         return None
     spots, others = alike([*seen, *beside])

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from components.evaluate import wilson
 from flows.report.record import Estimate
 
 _LEVEL = 0.95
-_Z = 1.96
 
 
 def median(samples: Sequence[float]) -> Estimate:
@@ -49,8 +49,5 @@ def perplexity(nats: Sequence[float], full_nats: Sequence[float] | None) -> Esti
 
 
 def accuracy(correct: Sequence[bool]) -> Estimate:
-    """Share of right answers with the interval that Wilson (1927) gives, as measurements have it."""
-    count, share = len(correct), sum(correct) / len(correct)
-    middle = share + _Z**2 / (2 * count)
-    half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return Estimate(share, ((middle - half) / (1 + _Z**2 / count), (middle + half) / (1 + _Z**2 / count)))
+    """Share of right answers with the interval that measurements have."""
+    return Estimate(sum(correct) / len(correct), wilson(sum(correct), len(correct)))

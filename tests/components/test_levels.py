@@ -9,6 +9,7 @@ from fixtures.tiny import FAMILIES
 
 from components.levels import Levels, save_levels
 from components.shape import Shape, parse_shape
+from components.smol import AdapterSettings
 from components.subnet import extract
 
 SHAPES = (Shape(4, 100), Shape(3, 50), parse_shape("ha4c2"), Shape(2, 25))
@@ -25,6 +26,18 @@ def test_every_level_answers_like_the_extracted_subnet(family: str, tied: bool, 
             opened.activate(str(shape))
             wanted = extract(made, shape).model(TOKENS).logits
             torch.testing.assert_close(opened.model(TOKENS).logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_of_plain_lora_are_saved_though_they_hold_the_same_factors(tmp_path: Path) -> None:
+    made = supernet(adapters=AdapterSettings(rank=4, alpha=8, experts=1, top_k=1))
+    shapes = (parse_shape("h4442"), parse_shape("h4424"))
+    save_levels(made, shapes, tmp_path)
+    opened = Levels(tmp_path)
+    with torch.no_grad():
+        for shape in shapes:
+            opened.activate(str(shape))
+            wanted = extract(made, shape).model(TOKENS).logits
+            torch.testing.assert_close(opened.model(TOKENS).logits, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_level_generates_with_its_cache_what_the_subnet_does(tmp_path: Path) -> None:

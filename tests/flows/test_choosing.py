@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,24 @@ def test_what_is_published_is_the_first_package_that_is_what_was_predicted_of_it
     assert (confirmed.shape, confirmed.quantization) != (first.shape, first.quantization)
     assert (point, figures) == (str(confirmed.shape), {"of": confirmed.shape})
     assert [one.reason for one in confirmed.built] == ["built, and disagrees"]
+
+
+def test_a_package_that_answers_with_no_number_gives_way_to_the_next_best(
+    base_folder: Path, refusals: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = choosing.choose_for(BASE, base_folder, "x86_avx512")
+    examine = package.measuring.examine
+
+    def broken(base: Declared, choice: choosing.Choice) -> Any:
+        if choice.quantization == first.quantization:
+            raise package.measuring.NoNumberError(f"{choosing.TOO_FAR}: its perplexity is nan")
+        return examine(base, choice)
+
+    monkeypatch.setattr(package.measuring, "examine", broken)
+    refusals += [None]
+    confirmed, *_ = package.confirmed(BASE, first)
+    assert confirmed.quantization != first.quantization
+    assert [one.reason for one in confirmed.built] == [f"built, and {choosing.TOO_FAR}: its perplexity is nan"]
 
 
 def test_of_a_target_whose_packages_are_all_refused_nothing_is_published(

@@ -156,4 +156,6 @@ def test_pulled_files_are_kept_in_the_users_cache_unless_told_otherwise(monkeypa
 
 def test_a_machine_is_told_null_where_json_has_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"worse": math.nan, "within": (1.5, math.inf), "at": Path("here")})
-    assert capsys.readouterr().out == '{\n  "worse": null,\n  "within": [\n    1.5,\n    null\n  ],\n  "at": "here"\n}\n'
+    assert (
+        capsys.readouterr().out == '{\n  "worse": null,\n  "within": [\n    1.5,\n    null\n  ],\n  "at": "here"\n}\n'
+    )

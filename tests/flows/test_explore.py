@@ -137,6 +137,43 @@ def test_a_search_that_was_stopped_goes_on_and_measures_nothing_twice(
     assert len(search.built) == 6
 
 
+def test_what_was_measured_as_no_number_is_no_part_of_a_search_that_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ground(BASE, folder, TARGET)
+    first, second = start.start.options[:2]
+    names = {(one.outline.name, one.quantization) for one in (first, second)}
+    point = Point(first.outline.name, first.quantization, 9.0, 0.5, (0.4, 0.6), 5.0, 1.0, 100.0, 9.0, "host")
+
+    def examine(base: Declared, choice: choosing.Choice) -> tuple[Point, dict[str, Any]]:
+        if (str(choice.shape), choice.quantization) == (second.outline.name, second.quantization):
+            raise measuring.NoNumberError("its perplexity is nan")
+        return point, {}
+
+    monkeypatch.setattr(measuring, "measured_names", lambda: names)
+    monkeypatch.setattr(measuring, "is_measured", lambda base, choice: True)
+    monkeypatch.setattr(measuring, "examine", examine)
+    monkeypatch.setattr(measuring, "refusal", lambda choice, package, figures: None)
+    monkeypatch.setattr(exploring.packaging, "package_for", lambda base, choice: folder)
+    assert [one.option for one in start.built()] == [first]
+
+
+def test_shapes_that_are_cut_alike_are_one_option_and_all_are_known_by_their_quality(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """128 neurons in multiples of 8: 98 % of them are 100 %."""
+    model = make_model()
+    tokens = torch.randint(2, 96, (4, 32), generator=torch.Generator().manual_seed(1))
+    chosen = select(copy.deepcopy(model), tokens, SelectionSettings(2, 1, 4, "fluctuation", 32))
+    made = Supernet(model, chosen, ShapeSpace((4, 2), (100, 98)), AdapterSettings(2, 4))
+    made.save(BASE.artifacts / "supernet", {"validation_perplexity": {str(shape): 9.0 for shape in made.space.all}})
+    start = ground(BASE, folder, TARGET).start
+    names = {option.outline.name for option in start.options}
+    assert "d4w100" in names
+    assert "d4w98" not in names
+    assert len(start.prior.known) == len(made.space.all) + 1
+
+
 def test_a_search_for_more_points_keeps_all_that_a_smaller_one_had(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

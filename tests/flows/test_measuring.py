@@ -15,6 +15,7 @@ import pytest
 from components.shape import Shape
 from edge_targets._device import facts
 from flows import measuring
+from flows.bases import Declared
 from flows.choosing import Choice
 from flows.settings import settings
 
@@ -90,6 +91,16 @@ def test_what_takes_more_memory_than_was_asked_for_is_refused(
 ) -> None:
     monkeypatch.setattr(facts, "read", lambda package: {"memory_mb": {"weights": held_mb - 40, "kv_cache": 40.0}})
     assert refused("x86_avx2", **CLOSE) == refusal
+
+
+@pytest.mark.parametrize("perplexity", [math.nan, math.inf])
+def test_a_package_that_answers_with_no_number_is_no_point(perplexity: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "measure_package", lambda base, choice: {"perplexity": {"value": perplexity}})
+    choice = Choice("x86_avx2", Shape(4, 100), "int4", 64, 100.0, ())
+    with pytest.raises(
+        measuring.NoNumberError, match=f"is too far from its float subnet: its perplexity is {perplexity}"
+    ):
+        measuring.examine(Declared("tiny", "./tiny", "0" * 64, "tiny"), choice)
 
 
 def test_what_is_no_number_is_not_close() -> None:

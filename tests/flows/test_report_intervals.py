@@ -59,6 +59,14 @@ def test_the_ends_of_an_accuracy_s_interval_are_where_a_test_just_does_not_rejec
         assert abs(found.value - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / asked), abs=1e-9)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_an_interval_holds_its_share_where_all_answers_are_alike_however_many_there_are(right: bool) -> None:
+    for asked in range(1, 400):
+        found = intervals.accuracy([right] * asked)
+        assert found.interval is not None
+        assert (found.interval[1] if right else found.interval[0]) == pytest.approx(float(right), abs=1e-12)
+
+
 def test_an_interval_that_does_not_hold_its_figure_is_refused() -> None:
     with pytest.raises(ValueError, match="an interval holds its figure, got"):
         Estimate(3.0, (1.0, 2.0))

@@ -20,6 +20,7 @@ from flows import considered, explored, reference, tracking
 from flows.choosing import Choice
 from flows.explored import Considered, Explored, Predicted, Reference
 from flows.report import figures
+from flows.report import gather as gathering
 from flows.report.gather import UnreadableError, gather
 from flows.report.make import write
 from registry.errors import NotFoundError
@@ -169,6 +170,18 @@ def test_a_release_is_told_with_every_figure_of_its_manifest(registry: Store, mo
     )  # always as much worse as the full model
     assert [curve.perplexity for curve in found.curves] == [((0, 25.0), (3, 21.0))]
     assert [(shape.shape, shape.used_by) for shape in found.shapes] == [("d4w100", ("x86_avx512 production",))]
+
+
+@pytest.mark.usefixtures("supernet")
+def test_what_is_in_production_is_told_however_many_versions_are_newer(
+    registry: Store, model: str, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for alias in ("production", "candidate", "other", "another"):
+        publish(point(), alias=alias)
+    monkeypatch.setattr(gathering, "_MOST_VERSIONS", 1)
+    (target,) = gather(registry, model).targets
+    assert [release.alias for release in target.releases] == ["production", "candidate"]
+    assert "1 older versions" in target.left_out
 
 
 @pytest.mark.usefixtures("supernet")
