@@ -83,26 +83,31 @@ def train_score_head(
     settings: PromptSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ScoreHead:
-    """Teach a head `importance` on windows whose first three quarters are the prompt; the model is not changed."""
-    prompt = tokens_WT.shape[1] * 3 // 4
-    labels = []
-    for index, tokens_BT in enumerate(tokens_WT.split(1)):
-        labels.append(importance(model, tokens_BT, prompt))
-        progress(index + 1, len(tokens_WT))
-    labels_WP = torch.cat(labels)
-    with torch.no_grad():
-        embeddings_WPH = model.get_input_embeddings()(tokens_WT[:, :prompt]).float()
+    """Teach a head `importance` on windows whose first three quarters are the prompt; the model is not changed.
+
+    Only windows that a batch is drawn from are labelled, each once.
+    """
+    prompt, embedding = tokens_WT.shape[1] * 3 // 4, model.get_input_embeddings()
     generator = torch.Generator().manual_seed(settings.seed)
+    size = min(settings.batch_size, len(tokens_WT))
+    batches = [torch.randint(len(tokens_WT), (size,), generator=generator) for _ in range(settings.steps)]
+    used = torch.cat(batches).unique().tolist()
+    labels_P = {}
+    for done, window in enumerate(used, 1):
+        (labels_P[window],) = importance(model, tokens_WT[window : window + 1], prompt)
+        progress(done, len(used))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        head = ScoreHead(embeddings_WPH.shape[-1], settings)
+        head = ScoreHead(embedding.weight.shape[-1], settings)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate)
-    for step in range(settings.steps):
-        rows = torch.randint(len(tokens_WT), (min(settings.batch_size, len(tokens_WT)),), generator=generator)
+    for step, rows in enumerate(batches):
+        with torch.no_grad():
+            embeddings_BPH = embedding(tokens_WT[rows, :prompt]).float()
+        labels_BP = torch.stack([labels_P[window] for window in rows.tolist()])
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         optimizer.zero_grad()
-        F.mse_loss(head(embeddings_WPH[rows]), labels_WP[rows]).backward()
+        F.mse_loss(head(embeddings_BPH), labels_BP).backward()
         optimizer.step()
     return head.eval().requires_grad_(False)
 

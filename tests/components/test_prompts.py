@@ -53,6 +53,19 @@ def test_a_head_learns_which_tokens_matter_and_the_model_is_left_alone() -> None
     assert all(torch.equal(tensor, before[name]) for name, tensor in MODEL.state_dict().items())
 
 
+def test_of_a_long_text_only_what_is_learned_from_is_labelled_and_the_head_is_the_same() -> None:
+    asked: list[tuple[int, int]] = []
+    settings = PromptSettings(width=32, reach=5, steps=2, batch_size=3)
+    head = train_score_head(MODEL, TOKENS, settings, lambda done, total: asked.append((done, total)))
+    drawn = torch.Generator().manual_seed(settings.seed)
+    used = {row for _ in range(2) for row in torch.randint(len(TOKENS), (3,), generator=drawn).tolist()}
+    assert asked == [(done, len(used)) for done in range(1, len(used) + 1)]
+    others = TOKENS.clone()
+    others[[row for row in range(len(TOKENS)) if row not in used]] = 7
+    again = train_score_head(MODEL, others, settings)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(head.parameters(), again.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
 def test_a_shortened_prompt_keeps_its_ends_its_order_and_the_best_of_the_rest(share: float) -> None:
     torch.manual_seed(0)

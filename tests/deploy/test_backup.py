@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,9 +60,11 @@ def test_a_backup_brings_everything_back_to_machines_that_have_nothing(
         for name, content in FILES.items():
             assert (tmp_path / "pulled" / name).read_bytes() == content
 
-        _damage(new, again["stamp"])
-        assert "mlflow.dump of" in _refusal(new, [*RESTORE, "latest"])
-        assert new.run("prefect", command=_psql("SELECT number FROM run")).strip() == "7"
+        _damage(new, again["stamp"], "prefect.dump")
+        new.run("prefect", command=_psql("UPDATE registered_models SET description = 'since'", "mlflow"))
+        assert "prefect.dump of" in _refusal(new, [*RESTORE, "latest"])
+        since = new.run("prefect", command=_psql("SELECT description FROM registered_models", "mlflow"))
+        assert since.strip() == "since"
 
 
 @pytest.fixture
@@ -91,6 +94,16 @@ def test_what_failed_backups_left_the_next_one_removes(backup: ModuleType) -> No
     _make_buckets(backup)
     made = [backup.back_up(keep=2)["stamp"] for _ in range(3)]
     assert _stamps(backup) == set(made[1:])
+
+
+def test_a_backup_of_the_day_before_yesterday_is_no_new_one(backup: ModuleType) -> None:
+    client, bucket = backup.stores.elsewhere()
+    for hours, healthy in ((31, False), (29, True)):
+        began = (datetime.now(UTC) - timedelta(hours=hours)).strftime(backup.STAMP)
+        for file in ("backup.json", *(f"{database}.dump" for database in backup.stores.DATABASES)):
+            client.put_object(Bucket=bucket, Key=f"dumps/{began}/{file}", Body=b"{}")
+        assert backup.whole(client, bucket)[-1] == began
+        assert backup.is_newer_than(30) is healthy
 
 
 def test_a_backup_whose_dumps_another_one_removed_does_not_count(
@@ -140,11 +153,20 @@ def _refusal(deployment: Deployment, command: list[str]) -> str:
     return str(done.stderr)
 
 
-def _psql(statement: str) -> list[str]:
-    return ["psql", "--quiet", "--tuples-only", "--username=prefect", "--dbname=prefect", f"--command={statement}"]
+def _psql(statement: str, database: str = "prefect") -> list[str]:
+    return [
+        "psql",
+        "--quiet",
+        "--tuples-only",
+        f"--username={database}",
+        f"--dbname={database}",
+        f"--command={statement}",
+    ]
 
 
-def _damage(deployment: Deployment, stamp: str) -> None:
+def _damage(deployment: Deployment, stamp: str, dump: str) -> None:
     source = f"import sys; sys.path.insert(0, {str(running.DEPLOY / 'backup')!r}); import stores\n"
-    source += f"client, bucket = stores.elsewhere(); client.put_object(Bucket=bucket, Key='dumps/{stamp}/mlflow.dump', Body=b'x')"
+    source += (
+        f"client, bucket = stores.elsewhere(); client.put_object(Bucket=bucket, Key='dumps/{stamp}/{dump}', Body=b'x')"
+    )
     deployment.run("backup", command=[sys.executable, "-c", source])

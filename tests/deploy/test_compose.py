@@ -17,6 +17,8 @@ from fixtures.workspace import PROJECT, make_workspace
 
 SERVICES = compose()["services"]
 NAMES = re.compile(r"\$\{(\w+)")
+LAST = {"proxy", "deployments", "backup"}
+"""Nobody waits for them."""
 INSIDE = {"postgres", "store", "mlflow", "prefect", "buckets", "mlflow-tables", "mlflow-users", "deployments"}
 
 
@@ -47,13 +49,28 @@ def test_every_service_is_bounded_unprivileged_and_writes_only_where_it_may(name
 def test_a_service_that_stays_says_when_it_is_well_and_one_that_ends_is_waited_for(name: str) -> None:
     if SERVICES[name]["restart"] == "unless-stopped":
         assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
-    waited = {"postgres": "service_healthy"} | {
-        other: condition["condition"]
+    ends = SERVICES[name]["restart"] == "on-failure"
+    conditions = {
+        service["depends_on"][name]["condition"]
         for service in SERVICES.values()
-        for other, condition in service.get("depends_on", {}).items()
+        if name in service.get("depends_on", {})
     }
-    expected = "service_completed_successfully" if SERVICES[name]["restart"] == "on-failure" else "service_healthy"
-    assert waited.get(name, expected) == expected
+    expected = {"service_completed_successfully" if ends else "service_healthy"}
+    assert conditions == expected or (name in LAST and not conditions)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(SERVICES) - {"mlflow-tables"})
+)  # told what its server is, and calls the database only
+def test_a_service_waits_for_those_that_it_calls(name: str) -> None:
+    told = yaml.safe_dump([SERVICES[name].get(part) for part in ("environment", "command")])
+    called = {other for other in SERVICES if re.search(rf"(http://|PGHOST: ){other}(:|\b)", told)}
+    waiting, waited_for = [name], set()
+    while waiting:
+        more = set(SERVICES[waiting.pop()].get("depends_on", {})) - waited_for
+        waited_for |= more
+        waiting += more
+    assert called - {name} <= waited_for
 
 
 def test_only_the_proxy_is_reached_from_outside() -> None:

@@ -138,6 +138,8 @@ def test_every_service_that_is_called_may_be_called_by_its_callers_alone() -> No
     policies = {one["metadata"]["name"]: one["spec"] for one in ALL if one["kind"] == "NetworkPolicy"}
     assert policies["nobody"]["podSelector"] == {}
     assert "ingress" not in policies["nobody"]
+    ports = {"postgres": 5432, "store": 8333, "mlflow": 5000, "prefect": 4200}
+    assert set(policies) == {"nobody", "proxy", *ports}
     places = {
         "postgres": "postgres",
         "store": "http://store:8333",
@@ -156,9 +158,15 @@ def test_every_service_that_is_called_may_be_called_by_its_callers_alone() -> No
             for container in containers(pod)
             if any(str(entry.get("value", "")).startswith(place) for entry in container["env"])
         }
-        allowed = policies[service]["ingress"][0]["from"][0]["podSelector"]["matchExpressions"][0]["values"]
-        assert callers - {service} <= set(allowed)
-        assert set(allowed) - callers <= {"proxy"}, service
+        assert policies[service]["podSelector"] == {"matchLabels": {"app": service}}
+        (rule,) = policies[service]["ingress"]
+        assert [port["port"] for port in rule["ports"]] == [ports[service]]
+        (source,) = rule["from"]
+        (expression,) = source["podSelector"]["matchExpressions"]
+        assert (list(source), expression["key"], expression["operator"]) == (["podSelector"], "app", "In")
+        allowed = set(expression["values"])
+        assert callers - {service} <= allowed
+        assert allowed - callers == ({"proxy"} if service in ("mlflow", "prefect") else set()), service
 
 
 def test_a_docker_pool_makes_containers_that_the_docker_library_takes() -> None:

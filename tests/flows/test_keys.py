@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.artifacts import FILES, write_artifact
 from fixtures.workspace import amoeba
 
 from registry.keys import KeyFile
@@ -77,6 +78,19 @@ def test_what_nobody_signed_is_taken_only_where_no_key_is_known_or_that_is_asked
     assert (allowed.returncode, "warning: what nobody signed is taken" in allowed.stderr) == (0, True)
     both = amoeba(tmp_path, "verify", unsigned, "--allow-unsigned", "--require-signature")
     assert (both.returncode, "opposite things" in both.stderr) == (2, True)
+
+
+def test_a_rollback_asks_who_signed_before_it_replaces_anything(tmp_path: Path, key: dict[str, Any]) -> None:
+    for folder, more in (("device", b"new"), (".device.previous", b"old")):
+        made = write_artifact(tmp_path / folder, "tiny", files={**FILES, "more": more})
+        (tmp_path / folder / MANIFEST_FILE).write_bytes(made.canonical())
+    asked = ("pull", "tiny", "x86", "--to", "device", "--rollback")
+    amoeba(tmp_path, "keys", "trust", key["public"])
+    refused = amoeba(tmp_path, *asked)
+    assert (refused.returncode, "is not signed" in refused.stderr) == (2, True), refused.stderr
+    assert (tmp_path / "device" / "more").read_bytes() == b"new"
+    assert amoeba(tmp_path, *asked, "--allow-unsigned").returncode == 0
+    assert (tmp_path / "device" / "more").read_bytes() == b"old"
 
 
 def test_a_chosen_folder_of_keys_that_is_not_there_believes_nobody_instead_of_everybody(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fixtures.fan_out import Killing, builders, builds, package
 from fixtures.service import prefect_server
@@ -73,6 +74,7 @@ def test_a_failed_job_and_a_killed_worker_lose_no_other_job_wherever_jobs_run(
     assert {first[1] == os.getpid(), last[1] == os.getpid()} == {name == "threads"}
     assert [one[0] for one in built] == undisturbed
     assert killing.worker is not None
+    assert psutil.wait_procs([killing.builder], timeout=60)[1] == []  # also where only its parent was killed
     assert not builders()
 
 

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import psutil
 import pytest
 
-from components import lifeline
-from flows import work, workers
+from components import lifeline, stages
+from edge_targets import __main__ as builder
+from flows import dvc_alone, work, workers
 from flows.settings import Settings
 from flows.work import JobError, LostWorkerError, key_of, run_apart
 from flows.workers import HungError
@@ -81,6 +83,29 @@ def test_a_worker_ends_with_its_master_however_that_ended_through_a_shell_too() 
     master.wait()
     psutil.wait_procs([worker], timeout=60)
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+class HeldError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (stages.main, ["data", "tiny", "--profile", "quick"]),
+        (dvc_alone.main, ["version"]),
+        (builder.main, ["inspect", "x86_avx2", "--package", "nowhere", "--out", "nowhere"]),
+    ],
+)
+def test_every_kind_of_worker_holds_on_to_its_master_before_it_works(
+    main: Callable[[list[str]], int], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held() -> None:
+        raise HeldError
+
+    monkeypatch.setattr(lifeline, "hold", held)
+    with pytest.raises(HeldError):
+        main(arguments)
 
 
 def test_who_works_for_nobody_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:

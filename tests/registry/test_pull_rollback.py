@@ -11,9 +11,11 @@ import pytest
 from fixtures.artifacts import FILES, beside, flip, register, write_artifact
 
 from registry import placing
-from registry.errors import DamagedError, NotFoundError, RefusedError
+from registry.errors import DamagedError, NotFoundError, RefusedError, SignatureError
+from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from registry.store import Store
+from registry.trust import Trust
 
 NAME = "tiny--x86"
 
@@ -163,3 +165,12 @@ def test_a_model_under_anothers_name_is_refused(
     assert os.listdir(tmp_path) == [folder.name]
     with pytest.raises(RefusedError, match="another model's bytes"):
         store.publish(folder, made, registered_model=f"other-{name}")
+
+
+def test_a_rollback_to_what_nobody_who_is_trusted_by_now_signed_replaces_nothing(
+    to: Path, old: Manifest, new: Manifest, tmp_path: Path
+) -> None:
+    trust = Trust((KeyFile(make_key("lab", tmp_path / "keys")[0]).read().public,))
+    with pytest.raises(SignatureError, match="is not signed"):
+        placing.roll_back(to, NAME, trust)
+    assert (read_manifest(to), read_manifest(placing.previous_of(to))) == (new, old)

@@ -214,6 +214,19 @@ def test_the_shelf_is_bounded_and_what_was_used_longest_ago_goes_first(tmp_path:
     assert [path.exists() for path in kept] == [True, False, True]
 
 
+def test_a_pull_leaves_no_more_on_the_shelf_than_it_may_hold(
+    store: Store, name: str, make_artifact: Any, server: ArtifactServer, tmp_path: Path
+) -> None:
+    shelf = Shelf(tmp_path / "shelf", 6000)
+    for number in range(3):
+        folder, made = make_artifact({"model.onnx": bytes([number]) * 5000})
+        server.folder = folder
+        register(store, folder, made, server.source)
+        store.pull(name, tmp_path / f"device {number}", shelf=shelf)
+    kept = [path.stat().st_size for path in (shelf.folder / "files").iterdir()]
+    assert 5000 <= sum(kept) <= 6000
+
+
 def test_halves_of_a_week_ago_go_and_younger_ones_stay(shelf: Shelf) -> None:
     assert shelf.has_room(0)
     for name, age in (("a" * 64, 8), ("b" * 64, 1)):
