@@ -14,7 +14,7 @@ from flows.evidence import Artifact, BaselineError, Recorded
 
 
 class Session:
-    """Both sides of a gate; text and questions of a version that was published on the same data are known already."""
+    """Both sides of a gate; text and questions of a version that this machine published on the same data are known already."""
 
     def __init__(
         self, base: Declared, target: str, older: Artifact | Recorded, newer: Artifact, numbers: Mapping[str, int]
@@ -31,7 +31,7 @@ class Session:
         self._questions = len(own.evidence.correct) if own.data_revision == self._data_revision else sys.maxsize
         known = older if isinstance(older, Recorded) else evidence.published(older)
         self.in_turns = isinstance(older, Artifact)
-        if known.data_revision == self._data_revision:
+        if known.data_revision == self._data_revision and _read_alike(older, newer):
             self._nats["older"], self._correct["older"] = list(known.evidence.nats), list(known.evidence.correct)
         elif not self.in_turns:
             raise BaselineError(f"{older} was measured on other data than this workspace has; onboard again")
@@ -96,3 +96,11 @@ class Session:
             figure: tuple(run[figure] for run in self._runs[name]) for figure in ("ttft_ms", "tpot_ms", "memory_mb")
         }
         return Evidence(tuple(self._nats[name]), tuple(self._correct[name][:answered]), **runs)
+
+
+def _read_alike(older: Artifact | Recorded, newer: Artifact) -> bool:
+    """Whether what was read of the older then is what would be now: by this machine and the newer's runtime; or never again."""
+    if isinstance(older, Recorded):
+        return True
+    was, own = (side.manifest.facts["measurement"] for side in (older, newer))
+    return was["host"] == host() and was.get("runtime") == own.get("runtime")

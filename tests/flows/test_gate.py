@@ -233,6 +233,16 @@ def test_a_baseline_of_other_data_is_asked_anew(lab: Lab) -> None:
     assert lab.asked == [("old", 0, 200), ("new", 0, 200)]
 
 
+@pytest.mark.parametrize(
+    "published", [{"host": {"processor": "another"}}, {"runtime": {"name": "onnxruntime", "version": "1.0"}}]
+)
+def test_a_baseline_that_another_machine_or_runtime_read_is_asked_anew(lab: Lab, published: dict[str, Any]) -> None:
+    older = artifact("old", lab)
+    older.manifest.facts["measurement"].update(published)
+    assert judged(older, artifact("new", lab)).verdict == "holds"
+    assert lab.asked == [("old", 0, 200), ("new", 0, 200)]
+
+
 def test_a_tenth_slower_has_regressed(lab: Lab) -> None:
     lab.slower["new"] = 1.1
     found = judged(artifact("old", lab), artifact("new", lab))
