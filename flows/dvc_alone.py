@@ -10,6 +10,7 @@ send what happens to be in the list, without a word.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -27,6 +28,7 @@ from components.stages import STAGES
 from components.waiting import alone
 from flows.settings import settings
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 _MD5_OF_NOTHING = hashlib.md5(usedforsecurity=False).hexdigest()
 
@@ -168,11 +170,17 @@ def _stages(lock: Path) -> Mapping[str, Any] | None:
                 f"{lock} holds a conflict of two branches; settle it (`git checkout --ours dvc.lock` or --theirs, then "
                 "`dvc checkout`) and run the same command again"
             )
-        found: Mapping[str, Any] = yaml.safe_load(text)["stages"]
-        ours = [stage for name, stage in found.items() if name.partition("@")[0] in STAGES]
-        return found if text.endswith("\n") and all("md5" in stage["outs"][0] for stage in ours) else None
+        return _read(text)
     except (OSError, TypeError, KeyError, IndexError, AttributeError, yaml.YAMLError):
         return None
+
+
+@functools.lru_cache(maxsize=2)
+def _read(text: str) -> Mapping[str, Any] | None:
+    """Remembered, since every step asks; of a hundred bases Python alone would read it for more than a second."""
+    found: Mapping[str, Any] = yaml.load(text, Loader=_LOADER)["stages"]  # noqa: S506  # both are safe loaders
+    ours = [stage for name, stage in found.items() if name.partition("@")[0] in STAGES]
+    return found if text.endswith("\n") and all("md5" in stage["outs"][0] for stage in ours) else None
 
 
 if __name__ == "__main__":
