@@ -63,7 +63,10 @@ def main() -> None:
     exact = quality["unchanged"].evidence()
     rows = [
         *(time_row(percent, taken, given.gates, exact, effort, margins) for percent in SLOWER),
-        *(answer_row(name, quality["unchanged"], quality[name], given.gates, effort, margins) for name in PLANTED),
+        *(
+            answer_row(name, quality["unchanged"], quality[name], taken, given.gates, effort, margins)
+            for name in PLANTED
+        ),
     ]
     _record.table(tuple(rows[0]), [list(row.values()) for row in rows])
     _record.keep(
@@ -104,7 +107,8 @@ def time_row(
         used.append(looked)
         plain += _plainly_slower(drawn[: effort.pairs[0]])
     what = f"{percent} % slower" if percent else "the same again"
-    return _row(what, verdicts, plain, f"{statistics.fmean(used):.1f} rounds")
+    ratio = np.exp(np.mean([np.log(newer.tpot_ms / older.tpot_ms) for older, newer in sides]))
+    return _row(what, verdicts, plain, f"{statistics.fmean(used):.1f} rounds; tokens took x{ratio:.3f}")
 
 
 def _gate(drawn: Sequence[tuple[Run, Run]], exact: Evidence, effort: Effort, margins: Margins) -> tuple[Verdict, int]:
@@ -144,18 +148,28 @@ def _plainly_slower(drawn: Sequence[tuple[Run, Run]]) -> bool:
 
 
 def answer_row(
-    what: str, before: Answers, after: Answers, gates: int, effort: Effort, margins: Margins
+    what: str,
+    before: Answers,
+    after: Answers,
+    taken: Sequence[Round],
+    gates: int,
+    effort: Effort,
+    margins: Margins,
 ) -> dict[str, Any]:
+    """Beside the answers stand the times of the same package, so that a gate corrects for as many figures as the command does."""
     drawn = list(_draws(before, after, effort.questions[0], gates))
-    verdicts, found_by_answers, plain = [], 0, 0
-    for pair in drawn:
+    generator, verdicts, found_by_answers, plain = np.random.default_rng(_SEED), [], 0, 0
+    for answers in drawn:
+        rounds = generator.choice(len(taken), effort.pairs[0], replace=False)
+        sides = zip(*(taken[index][SLOWER.index(0)] for index in rounds), strict=True)
+        pair = tuple(_side(runs, side) for runs, side in zip(sides, answers, strict=True))
         figures = decide([lambda undecided, pair=pair: pair], margins, effort.levels)  # type: ignore[misc]
         verdicts.append(overall(figures))
         found_by_answers += _named(figures, "accuracy").verdict == "regressed"
-        plain += _plainly_worse(*pair)
-    lost = 100 * (statistics.fmean(before.correct) - statistics.fmean(after.correct))
+        plain += _plainly_worse(*answers)
+    gained = 100 * (statistics.fmean(after.correct) - statistics.fmean(before.correct))
     ratio = float(np.exp(np.mean(after.nats) - np.mean(before.nats)))
-    measured = f"{lost:+.1f} points, perplexity x{ratio:.3f}; by answers alone {found_by_answers / len(drawn):.0%}"
+    measured = f"{gained:+.1f} points of accuracy, perplexity x{ratio:.3f}; by answers alone {found_by_answers / len(drawn):.0%}"
     return _row(what, verdicts, plain, measured)
 
 

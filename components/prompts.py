@@ -98,7 +98,7 @@ def train_score_head(
         progress(done, len(used))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        head = ScoreHead(embedding.weight.shape[-1], settings)
+        head = ScoreHead(model.config.hidden_size, settings)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate)
     for step, rows in enumerate(batches):
         with torch.no_grad():

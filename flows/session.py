@@ -103,4 +103,4 @@ def _read_alike(older: Artifact | Recorded, newer: Artifact) -> bool:
     if isinstance(older, Recorded):
         return True
     was, own = (side.manifest.facts["measurement"] for side in (older, newer))
-    return was["host"] == host() and was.get("runtime") == own.get("runtime")
+    return (was["host"], was.get("runtime")) == (host(), own.get("runtime"))

@@ -53,6 +53,7 @@ def test_what_was_slowed_is_found_and_what_is_the_same_is_not(taken: list[Round]
     same, slower = (time_row(percent, taken, 40, EXACT, EFFORT, MARGINS) for percent in (0, 10))
     assert (same["regressed"], same["holds"]) == ("0.0%", "100.0%")
     assert slower["regressed"] == "100.0%"
+    assert float(slower["measured"].rpartition("x")[2]) == pytest.approx(1.1, abs=0.02)
 
 
 def test_what_disturbs_a_round_is_not_in_the_ratio_of_two(taken: list[Round]) -> None:
@@ -61,13 +62,15 @@ def test_what_disturbs_a_round_is_not_in_the_ratio_of_two(taken: list[Round]) ->
     assert found["ratio_of_two_percent"] == pytest.approx(1.4, abs=0.4)
 
 
-def test_lost_answers_are_found_and_the_same_answers_are_not() -> None:
+def test_lost_answers_are_found_and_the_same_answers_are_not(taken: list[Round]) -> None:
     random = np.random.default_rng(1)
     correct = random.random(1000) < 0.6
     before = Answers(np.full(8, 3.0), correct)
     worse = Answers(np.full(8, 3.0), correct & (random.random(1000) > 0.15))
-    assert answer_row("worse", before, worse, 40, EFFORT, MARGINS)["regressed"] == "100.0%"
-    assert answer_row("the same", before, before, 40, EFFORT, MARGINS)["holds"] == "100.0%"
+    found = answer_row("worse", before, worse, taken, 40, EFFORT, MARGINS)
+    lost = 100 * (correct.mean() - worse.correct.mean())
+    assert (found["regressed"], found["measured"].split()[0]) == ("100.0%", f"{-lost:+.1f}")
+    assert answer_row("the same", before, before, taken, 40, EFFORT, MARGINS)["holds"] == "100.0%"
 
 
 def test_rounds_are_read_as_they_were_kept(taken: list[Round], tmp_path: Path) -> None:
