@@ -19,6 +19,8 @@ from benchmarks import _record
 
 SMALL_PARAMETERS, SMALL_LAYERS = 134_515_008, 30
 """SmolLM2-135M, which every unit cost is of."""
+WIDTH_TOKENS = 32 * 256
+"""What `benchmarks.selection_speed` scores widths on, where it is not told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,16 @@ class Assumptions:
     devices: int = 1_000_000
     checks_a_day: int = 1
     candidate_s: float = 120.0
-    """Building and measuring one candidate of SmolLM2-135M on two cores: docs/decisions/16-exploring.md."""
+    """Building and measuring one candidate of SmolLM2-135M on two cores; no result is kept of it."""
     accelerator_flops: float = 4e14
     """What one accelerator of a data centre sustains in bfloat16; not measured."""
     full_steps: int = 2000
     full_tokens: int = 8 * 512
     full_students: int = 4
     """A step of the `full` profile of params.yaml."""
+    full_calibration_tokens: int = 16 * 512
+    full_width_tokens: int = 64 * 512
+    """What the selection of the `full` profile reads; its dynamic programme goes in both directions."""
     link_bytes_s: float = 1.25e9
     """10 Gbit/s out of the deployment; not measured."""
 
@@ -65,11 +70,17 @@ def units() -> dict[str, tuple[float, str]]:
             training["step_median_s"] / training["tokens"] / len(training["shapes"]),
             "training_speed",
         ),
-        "width statistics, s": (selection["width_statistics_s"], "selection_speed"),
-        "one-block scores, s": (selection["one_block_scores_s"], "selection_speed"),
-        "dynamic programme, s": (selection["dynamic_programme"]["ours"]["seconds"], "selection_speed"),
+        "width statistics, s a token": (selection["width_statistics_s"] / WIDTH_TOKENS, "selection_speed"),
+        "one-block scores, s a token": (
+            selection["one_block_scores_s"] / selection["tokens"]["scores"],
+            "selection_speed",
+        ),
+        "dynamic programme in both directions, s a token": (
+            _both_directions_s(selection["dynamic_programme"]) / selection["tokens"]["dynamic programmes"],
+            "selection_speed",
+        ),
         "extraction, s": (max(statistics.median(s) for s in levels["extraction_s"].values()), "levels"),
-        "package, bytes": (float(delta["package_bytes"]["next"]), "delta"),
+        "package of d24w75 in int8, bytes": (float(delta["package_bytes"]["next"]), "delta"),
         "fetched of the next supernet, share": (
             delta["fetched_bytes"]["next supernet"]["whole files"] / delta["package_bytes"]["next"],
             "delta",
@@ -84,21 +95,27 @@ def units() -> dict[str, tuple[float, str]]:
     return unit
 
 
+def _both_directions_s(programme: dict[str, Any]) -> float:
+    """From the shallow end nothing is cached: as many more layer evaluations as the plain recurrence takes."""
+    ours, plain = programme["ours"], programme["plain"]
+    return float(ours["seconds"] * (1 + plain["layer_evaluations"] / ours["layer_evaluations"]))
+
+
 def fan_out(unit: dict[str, tuple[float, str]], given: Assumptions) -> list[list[Any]]:
     """One base of SmolLM2-135M's size for every target."""
     every = given.targets * given.candidates
     chosen = given.targets * given.published
-    package = unit["package, bytes"][0]
+    package = unit["package of d24w75 in int8, bytes"][0]
     return [
-        ["candidates, all built", every, "hours of two cores", every * given.candidate_s / 3600, "decision 16"],
+        ["candidates, all built", every, "hours of two cores", every * given.candidate_s / 3600, "assumed"],
         [
             "candidates, the 8 worth most a target",
             chosen,
             "hours of two cores",
             chosen * given.candidate_s / 3600,
-            "decision 16",
+            "assumed",
         ],
-        ["the same with 50 workers", chosen, "hours", chosen * given.candidate_s / 3600 / 50, "decision 16"],
+        ["the same with 50 workers", chosen, "hours", chosen * given.candidate_s / 3600 / 50, "assumed"],
         [
             "extractions, one a candidate",
             every,
@@ -119,7 +136,7 @@ def large_base(unit: dict[str, tuple[float, str]], given: Assumptions) -> list[l
     tokens = given.full_steps * given.full_tokens * given.full_students
     flop = unit["FLOP of a training token and student"][0] * times * tokens
     sustained = given.accelerator_flops / unit["slower than arithmetic"][0]
-    package = unit["package, bytes"][0] * times
+    package = unit["package of d24w75 in int8, bytes"][0] * times
     rows = [
         [
             "fine-tune, `full`, two cores",
@@ -129,22 +146,31 @@ def large_base(unit: dict[str, tuple[float, str]], given: Assumptions) -> list[l
         ],
         ["fine-tune, `full`, arithmetic", "10^18 FLOP", flop / 1e18, "training_speed"],
         ["fine-tune, `full`, 8 accelerators (assumed)", "hours", flop / sustained / 8 / 3600, "training_speed"],
-        ["width statistics, two cores", "hours", unit["width statistics, s"][0] * times / 3600, "selection_speed"],
         [
-            "one-block scores, two cores",
+            "width statistics, `full`, two cores",
             "hours",
-            unit["one-block scores, s"][0] * times * deeper / 3600,
+            unit["width statistics, s a token"][0] * given.full_width_tokens * times / 3600,
             "selection_speed",
         ],
         [
-            "dynamic programme, two cores",
+            "one-block scores, `full`, two cores",
             "hours",
-            unit["dynamic programme, s"][0] * times * deeper**2 / 3600,
+            unit["one-block scores, s a token"][0] * given.full_calibration_tokens * times * deeper / 3600,
+            "selection_speed",
+        ],
+        [
+            "dynamic programme, `full`, two cores",
+            "hours",
+            unit["dynamic programme in both directions, s a token"][0]
+            * given.full_calibration_tokens
+            * times
+            * deeper**2
+            / 3600,
             "selection_speed",
         ],
         ["one extraction, two cores", "minutes", unit["extraction, s"][0] * times / 60, "levels"],
         ["base in bfloat16", "GB of memory", given.parameters * 2 / 1e9, "arithmetic"],
-        ["one package in 4 bits", "GB", package / 1e9, "delta"],
+        ["one package of the shape d24w75 in int8", "GB", package / 1e9, "delta"],
         ["8 packages for each of 200 targets", "TB", package * given.published * given.targets / 1e12, "delta"],
     ]
     return [[what, unit_name, value, file] for what, unit_name, value, file in rows]
@@ -152,7 +178,7 @@ def large_base(unit: dict[str, tuple[float, str]], given: Assumptions) -> list[l
 
 def fleet(unit: dict[str, tuple[float, str]], given: Assumptions) -> list[list[Any]]:
     """Every device once a day, and one release to all of them."""
-    package, day = unit["package, bytes"][0], 86_400.0
+    package, day = unit["package of d24w75 in int8, bytes"][0], 86_400.0
     asked = given.devices * given.checks_a_day
     sent = {
         "first pull by all": package * given.devices,
