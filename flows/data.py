@@ -25,6 +25,7 @@ _CONFIGURED = "configured"
 """What DVC calls the remote of AMOEBA_DVC_REMOTE."""
 _LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 _LOCK_WAITS_S = (1, 2, 4, 8, 16, 32)
+_KILLED = ("exited with -9", "exited with 137")
 _PASSING = (
     "timed out",
     "timeout",
@@ -33,8 +34,7 @@ _PASSING = (
     "unreachable",
     "503",
     "slowdown",
-    "exited with -9",
-    "exited with 137",
+    *_KILLED,
 )
 """In what DVC says: a network, or a stage that was killed."""
 
@@ -169,5 +169,7 @@ def _dvc(*arguments: str) -> None:
     # What a stage says of itself tells more than what DVC says of the stage.
     errors = sorted((line.strip() for line in said if line.startswith(("error:", "ERROR:"))), reverse=True)
     reason = errors[0].partition(": ")[2] if errors else f"killed by signal {-status}" if status < 0 else "see above"
+    if arguments[-1].startswith("supernet@") and any(words in line for line in errors for words in _KILLED):
+        reason += "; where memory ran out, finetune.accumulate in params.yaml has a batch read in more parts"
     passing = status < 0 or any(words in line.lower() for line in errors for words in _PASSING)
     raise (PassingError if passing else StageError)(f"dvc {' '.join(arguments)} failed: {reason}")

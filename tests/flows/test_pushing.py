@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,19 @@ def test_the_doctor_names_the_remote_that_is_pushed_to(workspace: Path, monkeypa
     assert (found.fine, found.remedy) == (False, "git init, dvc init, and dvc remote add -d NAME URL")
     monkeypatch.setattr(settings.settings(), "dvc_remote", "s3://ours/dvc")
     assert doctor._remote(workspace).found == "s3://ours/dvc"
+
+
+@pytest.mark.parametrize(("stage", "helps"), [("supernet", True), ("data", False)])
+def test_who_runs_out_of_memory_in_training_is_told_what_takes_less(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, stage: str, helps: bool
+) -> None:
+    said = f"ERROR: failed to reproduce '{stage}@tiny': failed to run: python -m components.stages, exited with -9\n"
+
+    def killed(command: list[str], hear: Callable[[str], None], *where: object) -> int:
+        hear(said)
+        return 255
+
+    monkeypatch.setattr(data, "run", killed)
+    with pytest.raises(data.PassingError, match="exited with -9") as told:
+        data.reproduce(stage, BASE)
+    assert ("finetune.accumulate in params.yaml" in str(told.value)) is helps
