@@ -10,6 +10,7 @@ should not grow is held to a bound over the last three quarters, by the upper en
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import sys
 import tempfile
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--onboardings", type=int, default=100, help="at most 200, which is what Prefect tells at once")
     parser.add_argument("--at-once", type=int, default=2, help="models dropped together, and runs at a time")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the service would go on without us
     taken: list[dict[str, float]] = []
     flat = False
     with tempfile.TemporaryDirectory(prefix="amoeba-soak-") as folder:
