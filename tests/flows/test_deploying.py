@@ -12,8 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-import requests
-from fixtures.service import prefect_server, served
+from fixtures.service import HTTP, prefect_server, served
 from fixtures.workspace import PROJECT, amoeba, make_workspace
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
@@ -38,13 +37,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
         for kind, template in _templates(address).items():
             pool = {"name": f"a-{kind}-pool", "type": kind, "base_job_template": template}
-            requests.post(f"{address}/work_pools/", json=pool, timeout=60).raise_for_status()
+            HTTP.post(f"{address}/work_pools/", json=pool, timeout=60).raise_for_status()
         yield address
 
 
 def _templates(api: str) -> dict[str, Any]:
     """The job template of each kind of worker, from the collection that comes with Prefect."""
-    asked = requests.get(f"{api}/collections/views/aggregate-worker-metadata", timeout=60).json()
+    asked = HTTP.get(f"{api}/collections/views/aggregate-worker-metadata", timeout=60).json()
     kinds = {kind: facts for workers in asked.values() for kind, facts in workers.items()}
     return {kind: kinds[kind]["default_base_job_configuration"] for kind in ("process", "docker", "kubernetes")}
 
@@ -54,7 +53,7 @@ def deploy(workspace: Path, api: str, pool: str, *more: str) -> subprocess.Compl
 
 
 def deployment(api: str, name: str) -> dict[str, Any]:
-    answer = requests.get(f"{api}/deployments/name/{name}", timeout=60)
+    answer = HTTP.get(f"{api}/deployments/name/{name}", timeout=60)
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()
     return found
@@ -92,7 +91,7 @@ def test_prefect_holds_what_is_deployed_against_the_pool_s_job_template(
     def created(**changed: Any) -> int:
         copy = {name: made[name] for name in ("flow_id", "entrypoint", "work_pool_name")}
         copy |= {"name": f"copy-{kind}", "job_variables": {**made["job_variables"], **changed}}
-        return requests.post(f"{api}/deployments/", json=copy, timeout=60).status_code
+        return HTTP.post(f"{api}/deployments/", json=copy, timeout=60).status_code
 
     assert created() == 201
     assert created(image=["not", "a", "name"]) == 422
@@ -109,7 +108,7 @@ def run_in(api: str, state: StateType) -> str:
 
 
 def state_of(api: str, run: str) -> str:
-    return str(requests.get(f"{api}/flow_runs/{run}", timeout=60).json()["state_type"])
+    return str(HTTP.get(f"{api}/flow_runs/{run}", timeout=60).json()["state_type"])
 
 
 def test_runs_that_ended_with_their_service_are_ended_and_no_others(deployed: Deployed, api: str) -> None:
@@ -119,7 +118,7 @@ def test_runs_that_ended_with_their_service_are_ended_and_no_others(deployed: De
         assert end_lost_runs() == 2
     ended = {state: state_of(api, made) for state, made in runs.items()}
     assert ended == {"RUNNING": "CRASHED", "PENDING": "CRASHED", "SCHEDULED": "SCHEDULED", "COMPLETED": "COMPLETED"}
-    requests.delete(f"{api}/flow_runs/{runs['SCHEDULED']}", timeout=60).raise_for_status()
+    HTTP.delete(f"{api}/flow_runs/{runs['SCHEDULED']}", timeout=60).raise_for_status()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +149,7 @@ def test_a_worker_runs_a_deployment_in_its_own_workspace(
 ) -> None:
     asked = {"parameters": {"source": "smollm2-135n", "profile": "tiny"}, "state": {"type": "SCHEDULED"}}
     identifier = deployment(api, "arrive/main")["id"]
-    run = requests.post(f"{api}/deployments/{identifier}/create_flow_run", json=asked, timeout=60).json()
+    run = HTTP.post(f"{api}/deployments/{identifier}/create_flow_run", json=asked, timeout=60).json()
     environment = {"PREFECT_API_URL": api, "AMOEBA_WORKSPACE": str(workspace), "PYTHONPATH": str(PROJECT)}
     worked = subprocess.run(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", "a-process-pool", "--run-once"],
@@ -160,13 +159,13 @@ def test_a_worker_runs_a_deployment_in_its_own_workspace(
         text=True,
         check=False,
     )
-    ended = requests.get(f"{api}/flow_runs/{run['id']}", timeout=60).json()["state"]
+    ended = HTTP.get(f"{api}/flow_runs/{run['id']}", timeout=60).json()["state"]
     assert (ended["type"], ended["name"]) == ("FAILED", "Refused"), worked.stderr
     assert "no base is called 'smollm2-135n'; did you mean smollm2-135m?" in ended["message"]
 
 
 def test_runs_that_a_worker_lost_are_ended_by_the_server_and_asked_for_once(deployed: Deployed, api: str) -> None:
-    found = requests.post(f"{api}/automations/filter", json={}, timeout=60).json()
+    found = HTTP.post(f"{api}/automations/filter", json={}, timeout=60).json()
     (ours,) = [one for one in found if one["name"] == "amoeba: runs that were lost"]
     trigger, beat = ours["trigger"], "prefect.flow-run.heartbeat"
     assert (ours["enabled"], trigger["posture"], trigger["within"], trigger["after"]) == (
@@ -192,7 +191,7 @@ def test_a_service_that_begins_on_a_server_of_many_ends_nobody_s_runs(
     with served(make_workspace(tmp_path / "workspace"), "--every", "0", PREFECT_API_URL=api) as service:
         assert service.api == api
         assert state_of(api, running) == "RUNNING"
-    requests.delete(f"{api}/flow_runs/{running}", timeout=60).raise_for_status()
+    HTTP.delete(f"{api}/flow_runs/{running}", timeout=60).raise_for_status()
 
 
 def test_what_ran_in_a_service_that_was_killed_has_crashed_once_the_next_is_there(tmp_path: Path) -> None:
