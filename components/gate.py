@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from components import paired
+from components.evaluate import Perplexity
 from components.frontier_loss import Member, frontier_worsening
 from components.paired import Worsening, holm
 
@@ -170,12 +169,12 @@ def overall(figures: Sequence[Figure]) -> Verdict:
 
 
 def _quality(baseline: Evidence, candidate: Evidence, margins: Margins, level: float) -> list[_Asked]:
-    means = [statistics.fmean(side.nats) for side in (baseline, candidate)]
+    perplexities = Perplexity(baseline.nats).value, Perplexity(candidate.nats).value
     shares = [statistics.fmean(side.correct) for side in (baseline, candidate)]
     read = paired.of_likelihoods(baseline.nats, candidate.nats, level)
     answered = paired.of_answers(baseline.correct, candidate.correct, level)
     return [
-        _Asked("perplexity", _exp(means), read, margins.perplexity_percent / 100, "windows"),
+        _Asked("perplexity", perplexities, read, margins.perplexity_percent / 100, "windows"),
         _Asked("accuracy", (shares[0], shares[1]), answered, margins.accuracy_points / 100, "questions"),
     ]
 
@@ -190,12 +189,6 @@ def _cost(baseline: Evidence, candidate: Evidence, margins: Margins, level: floa
             values = (statistics.median(before), statistics.median(after))
             asked.append(_Asked(name, values, compare(before, after, level), percent / 100, "runs"))
     return asked
-
-
-def _exp(nats: Sequence[float]) -> tuple[float, float]:
-    with np.errstate(over="ignore"):
-        before, after = np.exp(nats).tolist()
-    return before, after
 
 
 def _verdict(worsening: Worsening, margin: float, chance: float, level: float) -> Verdict:

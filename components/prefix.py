@@ -84,7 +84,7 @@ class ShapeMetric:
         return self(MixedShape(tuple(kept)), good_enough)
 
     def _keep_now_and_then(self) -> None:
-        if self._memory is not None and time.monotonic() - self._kept_s >= _KEEP_EVERY_S:
+        if time.monotonic() - self._kept_s >= _KEEP_EVERY_S:
             self.save()
             self._kept_s = time.monotonic()
 

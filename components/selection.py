@@ -54,6 +54,11 @@ class SelectionSettings:
         if not all(1 <= percent < 100 for percent in self.budgets_percent):
             raise ValueError(f"selection.budgets_percent are 1 to 99 percent, got {list(self.budgets_percent)}")
 
+    @property
+    def never_dropped(self) -> int:
+        """How many of the last layers every shape keeps; no more than the smallest depth has."""
+        return min(self.kept_last, self.min_depth)
+
 
 @dataclass(frozen=True)
 class LayerCut:
@@ -215,15 +220,15 @@ def _depths(
     settings: SelectionSettings,
     progress: Callable[[str, int, int], None],
 ) -> dict[int, DepthChoice]:
-    """The better of dynamic programme and knapsack for every depth."""
+    """The better of the dynamic programme's layers and those of least one-block score, for every depth."""
     layers = metric.layers
     table = _dynamic_programme(metric, settings, progress)
     scores = [known[GONE] for known in blocks.by_layer]
-    last_kept = layers - min(settings.kept_last, settings.min_depth)
+    droppable = layers - settings.never_dropped
     choices = {}
     for depth_kept in range(layers, settings.min_depth - 1, -1):
         programme = table.dropped[layers - depth_kept]
-        alone = depth.of_least_score(scores[:last_kept], layers - depth_kept)
+        alone = depth.of_least_score(scores[:droppable], layers - depth_kept)
         loss_programme, loss_alone = metric.dropping(programme), metric.dropping(alone)
         dropped = programme if loss_programme <= loss_alone else alone
         kept = tuple(index for index in range(layers) if index not in dropped)
@@ -241,11 +246,10 @@ def _mixed(
     """A mixed shape for every budget of block parameters, repaired by swaps."""
     attention, neuron = family.attention_weights(config), family.neuron_weights(config)
     intermediate, multiple = config["intermediate_size"], settings.neuron_multiple
-    kept_last = min(settings.kept_last, settings.min_depth)
     search = AnyBudget(
         blocks,
         lambda layer: attention * layer.attention + neuron * layer.neurons(intermediate, multiple),
-        kept_last,
+        settings.never_dropped,
     )
     chosen = {}
     for percent in settings.budgets_percent:
@@ -260,7 +264,7 @@ def _mixed(
 def _dynamic_programme(
     metric: ShapeMetric, settings: SelectionSettings, progress: Callable[[str, int, int], None]
 ) -> depth.DepthTable:
-    layers, kept_last = metric.layers, min(settings.kept_last, settings.min_depth)
+    layers, kept_last = metric.layers, settings.never_dropped
     most = layers - settings.min_depth
     directions = (False, True) if settings.both_directions else (False,)
     total = len(list(depth.stages(layers, kept_last, most))) * len(directions)

@@ -134,10 +134,11 @@ def ground(base: Declared, base_folder: Path, target_name: str) -> Ground:
     options = []
     for shape, cut in shapes(space, selection, config).items():
         if target.refuses(shape) is None:
+            own = outline(shape)
             weights = choosing.weights_of(target, config, ((layer.attention, layer.neurons) for layer in cut.layers))
             for one in target.quantizations:
                 load = Load.of(weights, one.linear_bits, one.embedding_bits, context)
-                options.append(Option(one.name, outline(shape), load, choosing.unfit(one)))
+                options.append(Option(one.name, own, load, choosing.unfit(one)))
     reference = measuring.reference(base, base_folder)
     validated = [(features(outline(shape), None, evaluation=False), perplexity) for shape, perplexity in _known(facts)]
     whole = (features(outline(space.largest), None, evaluation=True), reference["perplexity"]["value"])

@@ -65,6 +65,7 @@ def test_a_backup_brings_everything_back_to_machines_that_have_nothing(
         assert "prefect.dump of" in _refusal(new, [*RESTORE, "latest"])
         since = new.run("mlflow", command=_psql("SELECT description FROM registered_models", "mlflow"))
         assert set(since.split()) == {"since"}
+        assert new.run("prefect", command=_psql("SELECT number FROM run")).strip() == "7"
 
 
 @pytest.fixture

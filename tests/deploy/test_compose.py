@@ -59,10 +59,9 @@ def test_a_service_that_stays_says_when_it_is_well_and_one_that_ends_is_waited_f
     assert conditions == expected or (name in LAST and not conditions)
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(SERVICES) - {"mlflow-tables"})
-)  # told what its server is, and calls the database only
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"mlflow-tables"}))
 def test_a_service_waits_for_those_that_it_calls(name: str) -> None:
+    """`mlflow-tables` is told all that its server is, and calls the database only."""
     told = yaml.safe_dump([SERVICES[name].get(part) for part in ("environment", "command")])
     called = {other for other in SERVICES if re.search(rf"(http://|PGHOST: ){other}(:|\b)", told)}
     waiting, waited_for = [name], set()
