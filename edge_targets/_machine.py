@@ -26,26 +26,29 @@ class Machine:
     memory_mb: float = 0
     board: str = ""
     """As the device tree names it: `NVIDIA Jetson Orin Nano Developer Kit`."""
-    l4t: int = 0
-    """NVIDIA's release of Linux for Tegra: 36 is JetPack 6, 38 is JetPack 7."""
+    l4t: tuple[int, int] = (0, 0)
+    """NVIDIA's release of Linux for Tegra, of which JetPack 6 has 36 and JetPack 7 has 38."""
 
 
 Suits = Callable[[Machine], str | None]
 """Why a target's packages do not run on a machine, or None when they do."""
+
+_JETPACKS = {(36, 4): "6.1", (38, 2): "7.0"}
+"""The first JetPack that has a release of Linux for Tegra."""
 
 
 def here() -> Machine:
     """This machine."""
     cpuinfo = _text("/proc/cpuinfo")
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
-    release = re.match(r"# R(\d+)", _text("/etc/nv_tegra_release"))
+    release = re.match(r"# R(\d+) \(release\), REVISION: (\d+)", _text("/etc/nv_tegra_release"))
     return Machine(
         system="android" if "ANDROID_ROOT" in os.environ else sys.platform,
         machine={"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()),
         flags=frozenset(flags[1].split()) if flags else frozenset(),
         memory_mb=_memory_mb(),
         board=_text("/proc/device-tree/model").rstrip("\0"),
-        l4t=int(release[1]) if release else 0,
+        l4t=(int(release[1]), int(release[2])) if release else (0, 0),
     )
 
 
@@ -63,14 +66,20 @@ def processor(machine: str, *flags: str) -> Suits:
     return suits
 
 
-def jetson(name: str, l4t: int) -> Suits:
-    """A Jetson whose board is called so, with the JetPack that has this Linux for Tegra."""
+def jetson(name: str, l4t: tuple[int, int]) -> Suits:
+    """A Jetson whose board is called so, with this Linux for Tegra or a newer one of the same number before the point.
+
+    The number after it counts as well: 36.3 has TensorRT 8.6, which takes no package made for 10.3.
+    """
+    major, minor = l4t
+    jetpack = _JETPACKS[l4t]
 
     def suits(given: Machine) -> str | None:
         if name not in given.board:
             return f"it is for a Jetson {name}, this is {given.board or f'no Jetson ({given.machine})'}"
-        if given.l4t != l4t:
-            return f"it is for L4T {l4t}, here is {given.l4t or 'an unknown one'}"
+        if not l4t <= given.l4t < (major + 1, 0):
+            here = "{}.{}".format(*given.l4t) if any(given.l4t) else "an unknown one"
+            return f"it is for L4T {major}.{minor} and newer, below {major + 1} (JetPack {jetpack}), here is {here}"
         return None
 
     return suits

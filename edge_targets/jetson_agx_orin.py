@@ -1,4 +1,4 @@
-"""NVIDIA Jetson AGX Orin, 64 GB: JetPack 6, TensorRT 10.3."""
+"""NVIDIA Jetson AGX Orin, 64 GB: JetPack 6.1, TensorRT 10.3."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TARGET = Target(
     half_floats=True,
     package=partial(_tensorrt.package, target="jetson_agx_orin", tensorrt=_tensorrt.Versions("10.3")),
     family="jetson_orin",
-    suits=jetson("AGX Orin", 36),
+    suits=jetson("AGX Orin", (36, 4)),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

@@ -1,4 +1,4 @@
-"""NVIDIA Jetson Thor T5000, 128 GB: JetPack 7, TensorRT 10.13."""
+"""NVIDIA Jetson Thor T5000, 128 GB: JetPack 7.0, TensorRT 10.13."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGET = Target(
     cached_value_bytes=_tensorrt.CACHED_VALUE_BYTES,
     half_floats=True,
     package=partial(_tensorrt.package, target="jetson_thor", tensorrt=_tensorrt.Versions("10.13")),
-    suits=jetson("Thor", 38),
+    suits=jetson("Thor", (38, 2)),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

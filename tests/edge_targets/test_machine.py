@@ -7,6 +7,7 @@ import platform
 import pytest
 
 import edge_targets
+from edge_targets import _machine
 from edge_targets._machine import Machine, here
 
 AVX2 = frozenset({"sse4_2", "avx2", "fma"})
@@ -15,12 +16,18 @@ MACHINES = {
     "a laptop": Machine("linux", "x86_64", AVX2, 16_000),
     "a server": Machine("linux", "x86_64", AVX2 | {"avx512f", "avx512_vnni"}, 64_000),
     "an Orin Nano": Machine(
-        "linux", "aarch64", frozenset({"asimd"}), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", 36
+        "linux", "aarch64", frozenset({"asimd"}), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", (36, 4)
+    ),
+    "an Orin Nano of a later JetPack 6": Machine(
+        "linux", "aarch64", frozenset(), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", (36, 5)
+    ),
+    "an Orin Nano of JetPack 6.0": Machine(
+        "linux", "aarch64", frozenset(), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", (36, 3)
     ),
     "an Orin Nano of JetPack 5": Machine(
-        "linux", "aarch64", frozenset(), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", 35
+        "linux", "aarch64", frozenset(), 7_600, "NVIDIA Jetson Orin Nano Developer Kit", (35, 4)
     ),
-    "a Thor": Machine("linux", "aarch64", frozenset(), 128_000, "NVIDIA Jetson AGX Thor Developer Kit", 38),
+    "a Thor": Machine("linux", "aarch64", frozenset(), 128_000, "NVIDIA Jetson AGX Thor Developer Kit", (38, 2)),
     "an Android phone": Machine("android", "aarch64", frozenset(), 8_000),
     "an iPhone": Machine("ios", "aarch64"),
     "a Raspberry Pi": Machine("linux", "aarch64", frozenset({"asimd"}), 8_000, "Raspberry Pi 5 Model B Rev 1.0"),
@@ -29,6 +36,7 @@ SUITED = {
     "a laptop": {"x86_avx2"},
     "a server": {"x86_avx2", "x86_avx512"},
     "an Orin Nano": {"jetson_orin_nano"},
+    "an Orin Nano of a later JetPack 6": {"jetson_orin_nano"},
     "a Thor": {"jetson_thor"},
     "an Android phone": {"android_arm64", "android_vulkan"},
     "an iPhone": {"iphone_arm64", "iphone_coreml"},
@@ -47,10 +55,11 @@ def test_the_reason_names_what_is_missing() -> None:
     assert suits(MACHINES["a laptop"]) == "this processor lacks avx512f, avx512_vnni"
     assert suits(MACHINES["a Thor"]) == "it is for x86_64, this is aarch64"
     assert "does not say" in (suits(Machine("darwin", "x86_64")) or "")
-    assert (
-        edge_targets.load("jetson_orin_nano").suits(MACHINES["an Orin Nano of JetPack 5"])
-        == "it is for L4T 36, here is 35"
-    )
+    suits, wanted = edge_targets.load("jetson_orin_nano").suits, "it is for L4T 36.4 and newer, below 37 (JetPack 6.1)"
+    assert suits(MACHINES["an Orin Nano of JetPack 6.0"]) == f"{wanted}, here is 36.3"
+    assert suits(MACHINES["an Orin Nano of JetPack 5"]) == f"{wanted}, here is 35.4"
+    unsaid = Machine("linux", "aarch64", board="NVIDIA Jetson Orin Nano Developer Kit")
+    assert suits(unsaid) == f"{wanted}, here is an unknown one"
 
 
 def test_this_machine_is_read_from_its_system() -> None:
@@ -59,3 +68,19 @@ def test_this_machine_is_read_from_its_system() -> None:
     assert found.memory_mb > 500
     if found.system == "linux" and found.machine == "x86_64":
         assert "sse2" in found.flags
+
+
+@pytest.mark.parametrize(
+    ("said", "release"),
+    [
+        ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n# KERNEL_VARIANT: oot\n", (36, 4)),
+        ("# R38 (release), REVISION: 2.0, GCID: 41844464, BOARD: generic\n", (38, 2)),
+        ("something else\n", (0, 0)),
+        ("", (0, 0)),
+    ],
+)
+def test_the_release_of_linux_for_tegra_is_read_with_its_revision(
+    said: str, release: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_machine, "_text", lambda path: said if path == "/etc/nv_tegra_release" else "")
+    assert here().l4t == release
