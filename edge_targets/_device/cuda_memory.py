@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from .facts import PackageError
 
 _LIBRARY = "libcuda.so.1"
-_MAJOR, _MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+_MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
+"""CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, and COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream does not wait for the default one."""
 
@@ -24,10 +24,13 @@ class CudaError(PackageError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """What an engine is tied to."""
+    """What an engine is tied to. Every Orin has one name and one compute capability: its size tells it from the others."""
 
     name: str
     compute_capability: str
+    multiprocessors: int
+    memory_gb: int
+    """As it is sold, a power of two: what a Jetson's system leaves of it may differ from one start to the next."""
 
 
 class Cuda:
@@ -87,12 +90,16 @@ class Cuda:
     def _describe(self) -> Gpu:
         name = ctypes.create_string_buffer(256)
         self._call("cuDeviceGetName", name, len(name), self._device)
-        version = []
-        for attribute in (_MAJOR, _MINOR):
-            value = ctypes.c_int()
-            self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, self._device)
-            version.append(str(value.value))
-        return Gpu(name.value.decode(), ".".join(version))
+        multiprocessors, major, minor = map(self._attribute, (_MULTIPROCESSORS, _MAJOR, _MINOR))
+        memory = ctypes.c_size_t()
+        self._call("cuDeviceTotalMem_v2", ctypes.byref(memory), self._device)
+        memory_gb = 1 << max(0, (memory.value - 1).bit_length() - 30)
+        return Gpu(name.value.decode(), f"{major}.{minor}", multiprocessors, memory_gb)
+
+    def _attribute(self, attribute: int) -> int:
+        value = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, self._device)
+        return value.value
 
     def _call(self, function: str, *arguments: Any) -> None:
         result = getattr(self._library, function)(*arguments)

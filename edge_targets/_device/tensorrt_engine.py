@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import facts
-from .cuda_memory import Buffer, Cuda, CudaError
+from .cuda_memory import Buffer, Cuda, CudaError, Gpu
 
 PLAN_FILE = "engine.json"
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -90,6 +90,8 @@ class Fingerprint:
     tensorrt: str
     gpu: str
     compute_capability: str
+    multiprocessors: int
+    gpu_memory_gb: int
     release: str
     """The first line of `/etc/nv_tegra_release`, which JetPack writes."""
 
@@ -98,11 +100,18 @@ class Fingerprint:
         """Of this package on this machine; what is missing here is called none."""
         try:
             gpu = Cuda().gpu
-            name, capability = gpu.name, gpu.compute_capability
         except CudaError:
-            name = capability = NOTHING
+            gpu = Gpu(NOTHING, NOTHING, 0, 0)
         release = TEGRA_RELEASE.read_text("utf-8").splitlines()[0].strip() if TEGRA_RELEASE.is_file() else NOTHING
-        return cls(_model_digest(folder), installed_version() or NOTHING, name, capability, release)
+        return cls(
+            model=_model_digest(folder),
+            tensorrt=installed_version() or NOTHING,
+            gpu=gpu.name,
+            compute_capability=gpu.compute_capability,
+            multiprocessors=gpu.multiprocessors,
+            gpu_memory_gb=gpu.memory_gb,
+            release=release,
+        )
 
     @property
     def digest(self) -> str:

@@ -399,12 +399,18 @@ def test_with_the_stand_in_an_engine_is_built_once_and_again_where_anything_diff
     assert built()
     driver.name = "Another"
     assert built()
+    driver.multiprocessors = 16
+    assert built()
+    driver.total_memory = 65_900_000_000
+    assert built()
+    driver.total_memory -= 4096
+    assert not built()
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.3\nmore\n")
     monkeypatch.setattr(tensorrt_engine, "TEGRA_RELEASE", release)
     assert built()
     assert not built()
-    assert len(list((tmp_path / "engines").iterdir())) == 5
+    assert len(list((tmp_path / "engines").iterdir())) == 7
 
 
 def test_another_model_or_plan_is_another_fingerprint(package: Path, checkpoint: Path, tmp_path: Path) -> None:
