@@ -18,7 +18,9 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,27 +129,48 @@ def installed_version() -> str | None:
 
 
 def engine_path(fingerprint: Fingerprint) -> Path:
-    named = os.environ.get("AMOEBA_ENGINES")
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(named) if named else users / "amoeba-edge" / "engines") / f"{fingerprint.digest}.engine"
+    return _cache() / f"{fingerprint.digest}.engine"
+
+
+def _cache() -> Path:
+    if named := os.environ.get("AMOEBA_ENGINES"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amoeba-edge" / "engines"
+    except RuntimeError as error:
+        raise EngineError(f"there is no folder to keep engines in ({error}); AMOEBA_ENGINES may name one") from error
 
 
 def ready(folder: Path) -> Path:
     """The engine's file, built first where it is not in the cache; raises EngineError where none can be had."""
-    tensorrt = _importable(folder)
+    tensorrt = _usable(folder)
     path = engine_path(Fingerprint.here(folder))
-    if not path.is_file():
+    if not os.path.isfile(path):  # a Path would raise where it may not look
+        _check_place(path, sum((folder / name).stat().st_size for name in facts.read(folder)["model_files"]))
         sys.stderr.write("building TensorRT's engine for this device, once; it takes minutes\n")
         _place(path, _build(folder, tensorrt))
     return path
 
 
-def _importable(folder: Path) -> Any:
+def _usable(folder: Path) -> Any:
+    """TensorRT, where the package is made for it and it has a GPU; it would itself say only in what it prints that it has none."""
     version = installed_version()
     if version is None:
         raise EngineError("TensorRT's Python package is not installed; JetPack has it as python3-libnvinfer")
     Plan.of(folder).check(version)
+    try:
+        Cuda()
+    except CudaError as error:
+        raise EngineError(f"TensorRT {version} has no GPU here: {error}") from error
     return importlib.import_module("tensorrt")
+
+
+def _started(kind: Callable[[Any], Any], logger: Any) -> Any:
+    """TensorRT's builder or runtime. Its binding raises TypeError where the library makes none."""
+    try:
+        return kind(logger)
+    except TypeError as error:
+        raise EngineError(f"TensorRT does not start ({error}); its own words are above") from error
 
 
 def _build(folder: Path, tensorrt: Any) -> Any:
@@ -155,7 +178,7 @@ def _build(folder: Path, tensorrt: Any) -> Any:
     plan = Plan.of(folder)
     model = folder / facts.read(folder)["model_files"][0]
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
-    builder = tensorrt.Builder(logger)
+    builder = _started(tensorrt.Builder, logger)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
@@ -174,18 +197,36 @@ def _build(folder: Path, tensorrt: Any) -> Any:
     return serialized
 
 
+@contextmanager
+def _kept_in(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(
+            f"the engine cannot be kept in {cache} ({error}); AMOEBA_ENGINES may name another folder"
+        ) from error
+
+
+def _check_place(path: Path, size: int) -> None:
+    """Take `size` bytes of the cache and give them back, before minutes are spent; an engine is about as large as its model."""
+    with _kept_in(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            os.posix_fallocate(probe.fileno(), 0, size)
+
+
 def _place(path: Path, serialized: Any) -> None:
     """Written beside and renamed: an engine that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(serialized)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with _kept_in(path.parent):
+        try:
+            with beside.open("wb") as file:
+                file.write(serialized)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 class Engine:
@@ -193,14 +234,14 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         path = ready(folder)
-        tensorrt = _importable(folder)
+        tensorrt = importlib.import_module("tensorrt")
         try:
             self.cuda = Cuda()
             self.cuda.open()
         except CudaError as error:
             raise EngineError(str(error)) from error
         self.plan = Plan.of(folder)
-        self._runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING))
+        self._runtime = _started(tensorrt.Runtime, tensorrt.Logger(tensorrt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise EngineError(f"TensorRT {tensorrt.__version__} does not open {path}; remove it and build it again")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ from components.shape import AnyShape, Shape, parse_shape
 from edge_targets import _device, _onnx_blocks, _tensorrt
 from edge_targets._device import cuda_memory, facts, tensorrt_engine
 from edge_targets._device.greedy import PREFILL_TOKENS
-from edge_targets._device.tensorrt_engine import Fingerprint, Plan, engine_path
+from edge_targets._device.tensorrt_engine import EngineError, Fingerprint, Plan, engine_path
 from edge_targets._device.tensorrt_runner import TensorRtRunner, load
 from edge_targets._rounding import calibrated
 from edge_targets._target import Grid, PackageError, PackageRequest
@@ -428,9 +429,82 @@ def test_a_build_that_is_stopped_leaves_no_engine(
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", stopped)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(EngineError, match=r"cannot be kept in .*engines \(no space left\); AMOEBA_ENGINES may name"):
         tensorrt_engine.ready(package)
     assert list((tmp_path / "engines").iterdir()) == []
+
+
+def never(*arguments: Any) -> Any:
+    raise AssertionError("nothing is to be built")
+
+
+@pytest.mark.parametrize("trouble", ["in the way", "full"])
+def test_where_no_engine_can_be_kept_none_is_built_and_onnx_runtime_answers(
+    trouble: str,
+    tensorrt: Any,
+    package: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        assert size == sum((package / name).stat().st_size for name in facts.read(package)["model_files"])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if trouble == "full":
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    else:
+        (tmp_path / "engines").write_text("a file, where root may not make a folder either")
+    monkeypatch.setattr(tensorrt, "Builder", never)
+    runner = load(package, 1)
+    assert runner.runs_on.startswith("ONNX Runtime")
+    said = capsys.readouterr().err
+    assert f"the engine cannot be kept in {tmp_path / 'engines'}" in said
+    assert "AMOEBA_ENGINES may name another folder" in said
+    assert "building" not in said
+
+
+def test_who_has_no_home_is_asked_for_a_folder_and_needs_none_when_there_is_one(
+    tensorrt: Any, package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert load(package, 1).runs_on == "TensorRT"
+    monkeypatch.delenv("AMOEBA_ENGINES")
+    capsys.readouterr()
+    assert load(package, 1).runs_on.startswith("ONNX Runtime")
+    wanted = "there is no folder to keep engines in (Could not determine home directory.); AMOEBA_ENGINES may name one"
+    assert wanted in capsys.readouterr().err
+
+
+def unstarted(logger: Any) -> Any:
+    raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
+def test_without_a_gpu_tensorrt_is_not_asked_and_onnx_runtime_answers(
+    tensorrt: Any, package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(cuda_memory.ctypes, "CDLL", missing)
+    monkeypatch.setattr(tensorrt, "Builder", unstarted)
+    assert load(package, 1).runs_on.startswith("ONNX Runtime")
+    said = capsys.readouterr().err
+    assert "TensorRT 10.3.0 has no GPU here: libcuda.so.1 cannot be loaded" in said
+    assert "building" not in said
+
+
+@pytest.mark.parametrize("what", ["Builder", "Runtime"])
+def test_a_tensorrt_that_does_not_start_gives_way_to_onnx_runtime(
+    what: str, tensorrt: Any, package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, what, unstarted)
+    assert load(package, 1).runs_on.startswith("ONNX Runtime")
+    assert "TensorRT does not start (pybind11::init(): factory function returned nullptr)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
