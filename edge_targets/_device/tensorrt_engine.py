@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,19 +142,45 @@ def _cache() -> Path:
         raise EngineError(f"there is no folder to keep engines in ({error}); AMOEBA_ENGINES may name one") from error
 
 
-def ready(folder: Path) -> Path:
-    """The engine's file, built first where it is not in the cache; raises EngineError where none can be had."""
-    tensorrt = _usable(folder)
+def ready(folder: Path, *, apart: bool) -> Path:
+    """The engine's file, built first where it is not in the cache; raises EngineError where none can be had.
+
+    It is built `apart`, in a process of its own, where this one goes on and its peak of memory is to be the engine's.
+    """
+    _check_usable(folder)
     path = engine_path(Fingerprint.here(folder))
     if not os.path.isfile(path):  # a Path would raise where it may not look
         _check_place(path, sum((folder / name).stat().st_size for name in facts.read(folder)["model_files"]))
-        sys.stderr.write("building TensorRT's engine for this device, once; it takes minutes\n")
-        _place(path, _build(folder, tensorrt))
+        if apart:
+            _make_apart(folder, path)
+        else:
+            _make(folder, path)
     return path
 
 
-def _usable(folder: Path) -> Any:
-    """TensorRT, where the package is made for it and it has a GPU; it would itself say only in what it prints that it has none."""
+def _make(folder: Path, path: Path) -> None:
+    sys.stderr.write("building TensorRT's engine for this device, once; it takes minutes\n")
+    _place(path, _build(folder))
+
+
+def _make_apart(folder: Path, path: Path) -> None:
+    module = f"{__package__}.tensorrt_engine"
+    importable = Path(__file__).resolve().parents[module.count(".")]
+    command = [sys.executable, "-B", "-m", module, "build", "--package", str(folder.resolve())]
+    environment = {**os.environ, "AMOEBA_ENGINES": str(path.parent.absolute())}
+    words = ""
+    with subprocess.Popen(
+        command, cwd=importable, env=environment, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as builder:
+        for line in builder.stderr or ():
+            sys.stderr.write(line)
+            words = line.strip().removeprefix("error: ") or words
+    if builder.returncode != 0 or not path.is_file():
+        raise EngineError(f"building the engine ended with {builder.returncode}: {words}")
+
+
+def _check_usable(folder: Path) -> None:
+    """Raise EngineError where TensorRT is missing, not the package's or without a GPU, which it says only in what it prints."""
     version = installed_version()
     if version is None:
         raise EngineError("TensorRT's Python package is not installed; JetPack has it as python3-libnvinfer")
@@ -162,7 +189,6 @@ def _usable(folder: Path) -> Any:
         Cuda()
     except CudaError as error:
         raise EngineError(f"TensorRT {version} has no GPU here: {error}") from error
-    return importlib.import_module("tensorrt")
 
 
 def _started(kind: Callable[[Any], Any], logger: Any) -> Any:
@@ -173,16 +199,16 @@ def _started(kind: Callable[[Any], Any], logger: Any) -> Any:
         raise EngineError(f"TensorRT does not start ({error}); its own words are above") from error
 
 
-def _build(folder: Path, tensorrt: Any) -> Any:
+def _build(folder: Path) -> Any:
     """The serialized engine, something that gives its bytes. Types are those of the graph: a strongly typed network."""
-    plan = Plan.of(folder)
+    tensorrt, plan = importlib.import_module("tensorrt"), Plan.of(folder)
     model = folder / facts.read(folder)["model_files"][0]
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = _started(tensorrt.Builder, logger)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
-        said = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        said = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors)).replace("\n", " ")
         raise EngineError(f"TensorRT {tensorrt.__version__} does not take {model}: {said}")
     config = builder.create_builder_config()
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
@@ -233,7 +259,7 @@ class Engine:
     """An opened engine with a context for each profile; passages start from it."""
 
     def __init__(self, folder: Path) -> None:
-        path = ready(folder)
+        path = ready(folder, apart=True)
         tensorrt = importlib.import_module("tensorrt")
         try:
             self.cuda = Cuda()
@@ -354,7 +380,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.verb == "build":
-            sys.stdout.write(f"{ready(given.package)}\n")
+            sys.stdout.write(f"{ready(given.package, apart=False)}\n")
             return 0
         fingerprint, plan = Fingerprint.here(given.package), Plan.of(given.package)
         path = engine_path(fingerprint)

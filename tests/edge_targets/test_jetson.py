@@ -51,6 +51,7 @@ WHOLE = Shape(4, 100)
 TOKENS = torch.randint(2, VOCABULARY, (40,), generator=torch.Generator().manual_seed(4)).tolist()
 STAND_IN = Path(__file__).parents[1] / "fixtures" / "fake_tensorrt"
 SCRIPT = Path(_device.__file__).parent / "build_engine.sh"
+MAKE_APART = tensorrt_engine._make_apart
 BLOCK = 64
 WHOLE = Shape(4, 100)
 TEXT_WT = np.random.default_rng(1).integers(2, VOCABULARY, (4, 32)).astype(np.int32)
@@ -100,13 +101,24 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 
 @pytest.fixture
 def tensorrt(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The stand-in under TensorRT's name, memory of this machine for the GPU's, and an empty engine cache."""
+    """The stand-in under TensorRT's name, memory of this machine for the GPU's, and an empty engine cache.
+
+    Engines are built in this process, where a test may change what they are built with.
+    """
     monkeypatch.syspath_prepend(str(STAND_IN))
     monkeypatch.setenv("AMOEBA_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setattr(tensorrt_engine, "_make_apart", tensorrt_engine._make)
     import tensorrt
 
     yield tensorrt
     del sys.modules["tensorrt"]
+
+
+@pytest.fixture
+def apart(tensorrt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are built as on a device: in another process, which has the stand-ins too."""
+    monkeypatch.setattr(tensorrt_engine, "_make_apart", MAKE_APART)
+    monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
 
 
 # The ONNX file
@@ -310,12 +322,15 @@ def test_the_same_checkpoint_packaged_twice_gives_the_same_bytes(
     assert all((first / file).read_bytes() == (second / file).read_bytes() for file in files)
 
 
-def device(package: Path, *arguments: str, script: str = "run.py") -> subprocess.CompletedProcess[str]:
+def device(
+    package: Path, *arguments: str, script: str = "run.py", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the package's own code where nothing else of ours can be imported."""
     blocked = "import sys, runpy; sys.modules.update(edge_targets=None, components=None, flows=None, registry=None)"
     start = f"sys.path.insert(0, {str(package)!r}); runpy.run_path({str(package / script)!r}, run_name='__main__')"
     command = [sys.executable, "-P", "-c", f"{blocked}; {start}", *arguments]
-    return subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, cwd=package.parent, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_package_answers_alone_and_says_once_what_it_runs_on(package: Path) -> None:
@@ -414,6 +429,56 @@ def test_with_the_stand_in_an_engine_is_built_once_and_again_where_anything_diff
     assert len(list((tmp_path / "engines").iterdir())) == 7
 
 
+def test_an_engine_is_built_in_a_process_of_its_own(
+    apart: None, tensorrt: Any, package: Path, runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "Builder", never)
+    on_engine = load(package, 1)
+    assert on_engine.runs_on == "TensorRT"
+    np.testing.assert_array_equal(on_engine.logits(TOKENS), runner.logits(TOKENS))
+
+
+def test_a_package_builds_its_engine_wherever_it_is_and_keeps_it_where_it_is_told(
+    package: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(package, tmp_path / "packages" / "model")
+    (copy.parent / "device").mkdir()
+    (copy.parent / "device" / "__init__.py").write_text("raise SystemExit('not the package's')")
+    environment = {"PYTHONPATH": str(STAND_IN), "AMOEBA_ENGINES": "engines"}
+    for builds in (1, 0):
+        done = device(copy, "--prompt", "w5 w6", "--max-tokens", "4", "--threads", "1", **environment)
+        assert done.returncode == 0, done.stderr
+        assert "not on TensorRT" not in done.stderr
+        assert done.stderr.count("building TensorRT's engine") == builds
+    assert len(list((copy.parent / "engines").iterdir())) == 1
+    assert not list(copy.rglob("*.pyc"))
+
+
+@pytest.mark.parametrize(
+    ("builder", "wanted"),
+    [
+        ('__version__ = "8.6.2"', "ended with 2: TensorRT here is 8.6.2; the package is made for 10.3 and newer"),
+        ("import os\nos.write(2, b'too much\\n')\nos.kill(os.getpid(), 9)", "ended with -9: too much"),
+    ],
+)
+def test_who_wanted_an_engine_hears_the_last_words_of_the_process_that_should_have_built_it(
+    builder: str,
+    wanted: str,
+    apart: None,
+    tensorrt: Any,
+    package: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "tensorrt.py").write_text(builder)
+    monkeypatch.setenv("PYTHONPATH", str(other))
+    assert load(package, 1).runs_on.startswith("ONNX Runtime")
+    assert f"not on TensorRT: building the engine {wanted}" in capsys.readouterr().err
+
+
 def test_another_model_or_plan_is_another_fingerprint(package: Path, checkpoint: Path, tmp_path: Path) -> None:
     other = pack(checkpoint, tmp_path / "other", context=CONTEXT - 1)
     shutil.copytree(package, tmp_path / "copy")
@@ -430,7 +495,7 @@ def test_a_build_that_is_stopped_leaves_no_engine(
 
     monkeypatch.setattr(os, "fsync", stopped)
     with pytest.raises(EngineError, match=r"cannot be kept in .*engines \(no space left\); AMOEBA_ENGINES may name"):
-        tensorrt_engine.ready(package)
+        tensorrt_engine.ready(package, apart=False)
     assert list((tmp_path / "engines").iterdir()) == []
 
 
