@@ -17,11 +17,13 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,11 @@ NOTHING = "none"
 _READING, _WRITING = 0, 1
 """Which optimization profile is for a prompt, and which for one token after another."""
 _USUAL_PROMPT = 128
+_KEPT = 3
+"""Engines that stay in the cache: those opened last."""
+_DAY_S = 24 * 60 * 60
+_CACHED = re.compile(r"[0-9a-f]{64}\.engine(\.\d+)?")
+"""What we call an engine, and with a process's number what is not yet whole of one."""
 
 Bounds = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """The least, the usual and the largest shape of an input."""
@@ -161,6 +168,7 @@ def ready(folder: Path, *, apart: bool) -> Path:
 def _make(folder: Path, path: Path) -> None:
     sys.stderr.write("building TensorRT's engine for this device, once; it takes minutes\n")
     _place(path, _build(folder))
+    _remove_old(path)
 
 
 def _make_apart(folder: Path, path: Path) -> None:
@@ -255,6 +263,28 @@ def _place(path: Path, serialized: Any) -> None:
             beside.unlink(missing_ok=True)
 
 
+def _remove_old(placed: Path) -> None:
+    """Of what is in the cache: engines not opened for long, and what builds that were killed a day ago or before have left.
+
+    Others may remove the same at the same time, and who has an engine open keeps it.
+    """
+    with suppress(OSError):
+        found = [path for path in placed.parent.iterdir() if _CACHED.fullmatch(path.name) and path != placed]
+        engines = sorted((path for path in found if path.suffix == ".engine"), key=_touched, reverse=True)
+        a_day_ago = time.time() - _DAY_S
+        left = [path for path in found if path.suffix != ".engine" and _touched(path) < a_day_ago]
+        for old in engines[_KEPT - 1 :] + left:
+            old.unlink(missing_ok=True)
+
+
+def _touched(path: Path) -> float:
+    """When, in seconds; 0 for what is gone meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
+
+
 class Engine:
     """An opened engine with a context for each profile; passages start from it."""
 
@@ -266,6 +296,8 @@ class Engine:
             self.cuda.open()
         except CudaError as error:
             raise EngineError(str(error)) from error
+        with suppress(OSError):  # a cache that nobody may write to keeps its engines anyway
+            os.utime(path)
         self.plan = Plan.of(folder)
         self._runtime = _started(tensorrt.Runtime, tensorrt.Logger(tensorrt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())

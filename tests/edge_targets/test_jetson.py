@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -407,6 +408,7 @@ def test_with_the_stand_in_an_engine_is_built_once_and_again_where_anything_diff
         load(package, 1)
         return "building" in capsys.readouterr().err
 
+    monkeypatch.setattr(tensorrt_engine, "_KEPT", 9)
     assert built()
     assert not built()
     monkeypatch.setattr(tensorrt, "__version__", "10.3.1")
@@ -497,6 +499,57 @@ def test_a_build_that_is_stopped_leaves_no_engine(
     with pytest.raises(EngineError, match=r"cannot be kept in .*engines \(no space left\); AMOEBA_ENGINES may name"):
         tensorrt_engine.ready(package, apart=False)
     assert list((tmp_path / "engines").iterdir()) == []
+
+
+def cached(cache: Path, digit: str, suffix: str = "", hours: float = 0) -> Path:
+    """A file of an engine whose digest is this digit all over, touched so many hours ago."""
+    path = cache / f"{digit * 64}.engine{suffix}"
+    path.write_text("an engine")
+    os.utime(path, (0, time.time() - hours * 3600))
+    return path
+
+
+def test_a_build_removes_engines_long_unopened_and_what_killed_builds_left(
+    tensorrt: Any, package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "engines"
+    opened = tensorrt_engine.ready(package, apart=False)
+    os.utime(opened, (0, 0))
+    load(package, 1)
+    new, old, oldest = (cached(cache, digit, hours=hours) for digit, hours in (("a", 1), ("b", 2), ("c", 3)))
+    building, killed = cached(cache, "d", ".12", hours=23), cached(cache, "e", ".13", hours=25)
+    others = cache / "yolo.engine"
+    others.write_text("somebody else's")
+    os.utime(others, (0, 0))
+    monkeypatch.setattr(tensorrt, "__version__", "10.3.1")
+    placed = tensorrt_engine.ready(package, apart=False)
+    assert {*cache.iterdir()} == {placed, opened, new, building, others}
+    assert not any(path.exists() for path in (old, oldest, killed))
+
+
+def test_two_that_remove_the_same_engine_do_not_disturb_each_other(
+    tensorrt: Any, package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "engines").mkdir()
+    for digit in "abcd":
+        cached(tmp_path / "engines", digit)
+    stat, unlink = Path.stat, Path.unlink
+
+    def gone_before_it_is_looked_at(path: Path, **options: Any) -> os.stat_result:
+        if path.name.startswith("a" * 64):
+            unlink(path, missing_ok=True)
+        return stat(path, **options)
+
+    def gone_before_it_is_removed(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=True)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "stat", gone_before_it_is_looked_at)
+    monkeypatch.setattr(Path, "unlink", gone_before_it_is_removed)
+    placed = tensorrt_engine.ready(package, apart=False)
+    left = {*(tmp_path / "engines").iterdir()}
+    assert placed in left
+    assert len(left) == 3
 
 
 def never(*arguments: Any) -> Any:
