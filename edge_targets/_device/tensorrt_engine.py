@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import importlib
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -300,11 +301,19 @@ class Engine:
             os.utime(path)
         self.plan = Plan.of(folder)
         self._runtime = _started(tensorrt.Runtime, tensorrt.Logger(tensorrt.Logger.WARNING))
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        self._engine = self._open(path)
         if self._engine is None:
             raise EngineError(f"TensorRT {tensorrt.__version__} does not open {path}; remove it and build it again")
         self.shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in self._names()}
         self._contexts = [self._context(profile) for profile in (_READING, _WRITING)]
+
+    def _open(self, path: Path) -> Any:
+        """From the file's own pages, which the system takes back: read into memory, the engine would be there twice."""
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as serialized:
+                return self._runtime.deserialize_cuda_engine(serialized)
+        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+            raise EngineError(f"{path} cannot be read ({error}); remove it and build it again") from error
 
     def _names(self) -> Iterator[str]:
         for index in range(self._engine.num_io_tensors):

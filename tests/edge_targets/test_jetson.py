@@ -9,6 +9,7 @@ import ast
 import ctypes
 import errno
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -550,6 +551,32 @@ def test_two_that_remove_the_same_engine_do_not_disturb_each_other(
     left = {*(tmp_path / "engines").iterdir()}
     assert placed in left
     assert len(left) == 3
+
+
+def test_an_engine_is_opened_from_its_file_s_own_pages(
+    tensorrt: Any, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    opens = tensorrt.Runtime.deserialize_cuda_engine
+    monkeypatch.setattr(
+        tensorrt.Runtime, "deserialize_cuda_engine", lambda self, engine: given.append(engine) or opens(self, engine)
+    )
+    assert load(package, 1).runs_on == "TensorRT"
+    (pages,) = given
+    assert isinstance(pages, mmap.mmap)
+    assert pages.closed
+
+
+@pytest.mark.parametrize("engine", [b"", b"no engine"])
+def test_an_engine_that_does_not_open_gives_way_to_onnx_runtime_with_what_to_do(
+    engine: bytes, tensorrt: Any, package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tensorrt_engine.ready(package, apart=False)
+    path.write_bytes(engine)
+    assert load(package, 1).runs_on.startswith("ONNX Runtime")
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert "remove it and build it again" in said
 
 
 def never(*arguments: Any) -> Any:
