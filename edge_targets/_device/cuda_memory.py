@@ -34,9 +34,10 @@ class Gpu:
 
 
 class Cuda:
-    """The first GPU, its primary context and one stream."""
+    """The first GPU, its primary context and one stream. `peak_bytes` is the most that was allocated here at once."""
 
     def __init__(self) -> None:
+        self.peak_bytes = self._held_bytes = 0
         try:
             self._library = ctypes.CDLL(_LIBRARY)
         except OSError as error:
@@ -60,12 +61,15 @@ class Cuda:
 
     def allocate(self, size: int) -> Buffer:
         """At least one byte, since an address is wanted of an empty tensor too."""
-        address = ctypes.c_uint64()
-        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(1, size)))
-        return Buffer(self, int(address.value))
+        address, size = ctypes.c_uint64(), max(1, size)
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
+        self._held_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self._held_bytes)
+        return Buffer(self, int(address.value), size)
 
-    def free(self, address: int) -> None:
+    def free(self, address: int, size: int) -> None:
         self._library.cuMemFree_v2(ctypes.c_uint64(address))
+        self._held_bytes -= size
 
     def write(self, address: int, values: NDArray[Any]) -> None:
         """In the stream's order; `values` must stay as they are until the stream is waited for."""
@@ -113,6 +117,6 @@ class Cuda:
 class Buffer:
     """Memory of the GPU, given back when nobody holds it any more."""
 
-    def __init__(self, cuda: Cuda, address: int) -> None:
+    def __init__(self, cuda: Cuda, address: int, size: int) -> None:
         self.address = address
-        weakref.finalize(self, cuda.free, address)
+        weakref.finalize(self, cuda.free, address, size)

@@ -311,6 +311,7 @@ class Engine:
         """From the file's own pages, which the system takes back: read into memory, the engine would be there twice."""
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as serialized:
+                self._engine_bytes = len(serialized)
                 return self._runtime.deserialize_cuda_engine(serialized)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
             raise EngineError(f"{path} cannot be read ({error}); remove it and build it again") from error
@@ -325,6 +326,16 @@ class Engine:
             raise EngineError("TensorRT made no context for the engine; the GPU may be out of memory")
         self.cuda.wait()
         return context
+
+    @property
+    def gpu_memory_mb(self) -> float:
+        """The most that was held of the GPU's memory so far: the engine, what each context works in, and passages' buffers.
+
+        The engine counts as large as its file. What CUDA takes for itself is not counted: the driver says only what is free,
+        and on a Jetson that is less by whatever any process takes.
+        """
+        contexts = len(self._contexts) * self._engine.device_memory_size_v2
+        return float(self._engine_bytes + contexts + self.cuda.peak_bytes) / 1e6
 
     def context_for(self, tokens: int, past: int) -> Any:
         return self._contexts[_WRITING if tokens == 1 and past > 0 else _READING]

@@ -36,8 +36,9 @@ class TensorRtRunner(GreedyRunner):
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
         known = facts.read(folder)
         passage: Callable[[], Passage]
+        self._engine: Engine | None = None
         try:
-            engine = Engine(folder)
+            self._engine = Engine(folder)
         except EngineError as error:
             session = _session(folder / known["model_files"][0], threads)
             self.runs_on = f"ONNX Runtime ({session.get_providers()[0]})"
@@ -46,8 +47,16 @@ class TensorRtRunner(GreedyRunner):
             passage = lambda: _Passage(session, context_length)  # noqa: E731
         else:
             self.runs_on = "TensorRT"
-            passage = engine.passage
+            passage = self._engine.passage
         super().__init__(known, passage)
+
+    @property
+    def gpu_memory_mb(self) -> float:
+        """The GPU's memory at its most, see `Engine.gpu_memory_mb`: a Jetson counts none of it as this process's.
+
+        0 on ONNX Runtime, which does not say what it takes where it uses the GPU.
+        """
+        return self._engine.gpu_memory_mb if self._engine else 0.0
 
 
 def _session(model: Path, threads: int) -> Any:

@@ -390,6 +390,24 @@ def test_with_the_stand_in_memory_is_given_back_with_its_passage(
     assert driver.held == {}
 
 
+def test_with_the_stand_in_the_gpu_s_memory_is_the_engine_its_two_contexts_and_the_most_that_buffers_took(
+    tensorrt: Any, driver: FakeDriver, package: Path, tmp_path: Path
+) -> None:
+    on_engine = load(package, 1)
+    (engine,) = (tmp_path / "engines").iterdir()
+    loaded = engine.stat().st_size + 2 * tensorrt.Engine.device_memory_size_v2
+    assert on_engine.gpu_memory_mb == loaded / 1e6
+    for tokens in (TOKENS, TOKENS[:5]):
+        on_engine.logits(tokens)
+    assert driver.held == {}
+    assert driver.most_held > 2 * 4 * CONTEXT * 2 * 16 * 2  # keys and values of four layers
+    assert on_engine.gpu_memory_mb == (loaded + driver.most_held) / 1e6
+
+
+def test_on_onnx_runtime_no_memory_of_a_gpu_is_counted(runner: TensorRtRunner) -> None:
+    assert runner.gpu_memory_mb == 0
+
+
 def test_with_the_stand_in_a_full_gpu_is_one_clear_error(tensorrt: Any, driver: FakeDriver, package: Path) -> None:
     runner = load(package, 1)
     driver.memory = 100
