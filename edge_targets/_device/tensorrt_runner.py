@@ -40,7 +40,10 @@ class TensorRtRunner(GreedyRunner):
         try:
             self._engine = Engine(folder)
         except EngineError as error:
-            session = _session(folder / known["model_files"][0], threads)
+            try:
+                session = _session(folder / known["model_files"][0], threads)
+            except PackageError as second:
+                raise PackageError(f"not on TensorRT: {error}; not on ONNX Runtime: {second}") from second
             self.runs_on = f"ONNX Runtime ({session.get_providers()[0]})"
             sys.stderr.write(f"running on {self.runs_on}, not on TensorRT: {error}\n")
             context_length = known["context_length"]
@@ -60,8 +63,10 @@ class TensorRtRunner(GreedyRunner):
 
 
 def _session(model: Path, threads: int) -> Any:
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:  # JetPack has none
+        raise PackageError(f"its runtime is missing ({error}); package.json names its version") from error
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -342,6 +342,28 @@ def test_a_package_answers_alone_and_says_once_what_it_runs_on(package: Path) ->
     assert done.stderr.count("not on TensorRT: TensorRT's Python package is not installed") == 1
 
 
+def test_without_either_runtime_one_line_says_why_neither_answers(package: Path, tmp_path: Path) -> None:
+    stock = tmp_path / "stock"
+    stock.mkdir()
+    (stock / "tensorrt.py").write_text('__version__ = "8.6.2"\n')
+    (stock / "onnxruntime.py").write_text("raise ModuleNotFoundError(\"No module named 'onnxruntime'\")\n")
+    done = device(package, "--prompt", "w5", PYTHONPATH=str(stock))
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: not on TensorRT: TensorRT here is 8.6.2; the package is made for 10.3 and newer, below 11; "
+        "not on ONNX Runtime: its runtime is missing (No module named 'onnxruntime'); package.json names its version\n"
+    )
+
+
+def test_a_model_that_neither_runtime_loads_is_refused_with_both_reasons(package: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(package, tmp_path / "copy")
+    (copy / "model.onnx").write_text("no model")
+    with pytest.raises(
+        PackageError, match=r"not on TensorRT: .* is not installed; .* not on ONNX Runtime: .* cannot load"
+    ):
+        load(copy, 1)
+
+
 def test_a_package_measures_itself_alone(package: Path, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     done = device(package, "--runs", "1", "--new-tokens", "4", "--threads", "1", "--out", str(out), script="bench.py")
