@@ -69,10 +69,9 @@ def processor(machine: str, *flags: str) -> Suits:
 def jetson(name: str, l4t: tuple[int, int]) -> Suits:
     """A Jetson whose board is called so, with this Linux for Tegra or a newer one of the same number before the point.
 
-    The number after it counts as well: 36.3 has TensorRT 8.6, which takes no package made for 10.3.
+    A JetPack of one such number may bring another TensorRT: 36.3 has 8.6, which takes no package made for 10.3.
     """
-    major, minor = l4t
-    jetpack = _JETPACKS[l4t]
+    (major, minor), jetpack = l4t, _JETPACKS[l4t]
 
     def suits(given: Machine) -> str | None:
         if name not in given.board:

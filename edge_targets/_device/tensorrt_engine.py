@@ -159,10 +159,8 @@ def ready(folder: Path, *, apart: bool) -> Path:
     path = engine_path(Fingerprint.here(folder))
     if not os.path.isfile(path):  # a Path would raise where it may not look
         _check_place(path, sum((folder / name).stat().st_size for name in facts.read(folder)["model_files"]))
-        if apart:
-            _make_apart(folder, path)
-        else:
-            _make(folder, path)
+        make = _make_apart if apart else _make
+        make(folder, path)
     return path
 
 
@@ -173,13 +171,14 @@ def _make(folder: Path, path: Path) -> None:
 
 
 def _make_apart(folder: Path, path: Path) -> None:
+    """By this module in another Python, started where it is imported from. TensorRT may print on either of its streams."""
     module = f"{__package__}.tensorrt_engine"
-    importable = Path(__file__).resolve().parents[module.count(".")]
+    start = Path(__file__).resolve().parents[module.count(".")]
     command = [sys.executable, "-B", "-m", module, "build", "--package", str(folder.resolve())]
     environment = {**os.environ, "AMOEBA_ENGINES": str(path.parent.absolute())}
     words = ""
     with subprocess.Popen(
-        command, cwd=importable, env=environment, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace"
+        command, cwd=start, env=environment, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace"
     ) as builder:
         for line in builder.stderr or ():
             sys.stderr.write(line)
@@ -189,7 +188,7 @@ def _make_apart(folder: Path, path: Path) -> None:
 
 
 def _check_usable(folder: Path) -> None:
-    """Raise EngineError where TensorRT is missing, not the package's or without a GPU, which it says only in what it prints."""
+    """Raise EngineError where TensorRT is missing, is not the package's, or has no GPU, of which it only prints a word."""
     version = installed_version()
     if version is None:
         raise EngineError("TensorRT's Python package is not installed; JetPack has it as python3-libnvinfer")
@@ -243,7 +242,7 @@ def _kept_in(cache: Path) -> Iterator[None]:
 
 
 def _check_place(path: Path, size: int) -> None:
-    """Take `size` bytes of the cache and give them back, before minutes are spent; an engine is about as large as its model."""
+    """Take `size` bytes of the cache and give them back, before minutes are spent: an engine is as large as its model."""
     with _kept_in(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent) as probe:
@@ -265,9 +264,9 @@ def _place(path: Path, serialized: Any) -> None:
 
 
 def _remove_old(placed: Path) -> None:
-    """Of what is in the cache: engines not opened for long, and what builds that were killed a day ago or before have left.
+    """Engines that were not opened for long, and what killed builds left a day ago or earlier.
 
-    Others may remove the same at the same time, and who has an engine open keeps it.
+    Others may remove the same at the same time; who has an engine open keeps it.
     """
     with suppress(OSError):
         found = [path for path in placed.parent.iterdir() if _CACHED.fullmatch(path.name) and path != placed]
