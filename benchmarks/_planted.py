@@ -30,9 +30,9 @@ from flows import packaging
 from flows.bases import Declared, parameters
 from flows.evidence import Artifact
 
-PLANTED = ("rounded to nearest", "a layer damaged a little", "a layer damaged")
-_NOISE = {"a layer damaged a little": 0.3, "a layer damaged": 0.6}
+_NOISE = {"a layer damaged a little": 0.3, "a layer damaged": 0.6, "a layer damaged badly": 1.3}
 """Standard deviation of the noise, in that of the layer's own weights."""
+PLANTED = ("rounded to nearest", *_NOISE)
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,37 @@ __all__ = ["Decoder", "lower", "quantize"]
 
 _HIDDEN = -30000.0
 """The score of what must not be seen, or added to it; half precision holds it."""
+_LEAST = 2.0**-10
+"""What a norm divides by at least: vectors without anything larger come out as nothing either way."""
+
+
+class _Norm(nn.Module):
+    """Root mean square norm (Zhang and Sennrich, 2019) of a vector that was first divided by its own largest number.
+
+    Core ML computes in float16, where the square of anything over 255 is infinite; residual streams have thousands.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.root_epsilon = norm.variance_epsilon**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = x.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
+        x = x / largest
+        floor = self.root_epsilon / largest
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + floor * floor) * self.weight
 
 
 class _Layer(program.Layer):
     cache_dtype: ClassVar[torch.dtype] = torch.float16
     """What Core ML computes in: half the bytes to read a token, and nothing to convert."""
+
+    def __init__(self, layer: Any, config: Any, context_length: int) -> None:
+        super().__init__(layer, config, context_length)
+        self.attention_norm, self.mlp_norm = _Norm(self.attention_norm), _Norm(self.mlp_norm)
+        if self.attends and self.q_norm is not None:
+            self.q_norm, self.k_norm = _Norm(self.q_norm), _Norm(self.k_norm)
 
     def attend(
         self, hidden_1SH: Tensor, cos_S1D: Tensor, sin_S1D: Tensor, past_C: Tensor, causal_SS: Tensor
@@ -47,11 +73,12 @@ class _Layer(program.Layer):
         q_1SND, k_1SKD, v_1SKD = self.project(self.attention_norm(hidden_1SH), cos_S1D, sin_S1D)
         heads = k_1SKD.shape[2]
         group = q_1SND.shape[2] // heads
-        q_1SKGD = q_1SND.view(1, length, heads, group, self.head_dim)
+        # Scaled before the products, whose sums float16 might not hold.
+        q_1SKGD = (q_1SND * self.head_dim**-0.5).view(1, length, heads, group, self.head_dim)
         q_1KTD = q_1SKGD.permute(0, 2, 3, 1, 4).reshape(1, heads, group * length, self.head_dim)
-        cached_1KTC = q_1KTD @ self.keys_1CKD.float().permute(0, 2, 3, 1) * self.head_dim**-0.5
+        cached_1KTC = q_1KTD @ self.keys_1CKD.float().permute(0, 2, 3, 1)
         cached_1KTC = torch.where(past_C, cached_1KTC, _HIDDEN)
-        new_1KTS = q_1KTD @ k_1SKD.permute(0, 2, 3, 1) * self.head_dim**-0.5 + causal_SS.repeat(group, 1)
+        new_1KTS = q_1KTD @ k_1SKD.permute(0, 2, 3, 1) + causal_SS.repeat(group, 1)
         seen_1KTc = torch.softmax(torch.cat((cached_1KTC, new_1KTS), -1), -1)
         context = self.keys_1CKD.shape[1]
         # A cache starts as whatever was in memory, and nothing times no number is no number.
@@ -71,6 +98,7 @@ class Decoder(program.Decoder):
 
     def __init__(self, model: Any, context_length: int) -> None:
         super().__init__(model, context_length)
+        self.norm = _Norm(self.norm)
         self.register_buffer("index_C", torch.arange(context_length))
 
     def forward(self, tokens_1S: Tensor, position_1: Tensor) -> Tensor:

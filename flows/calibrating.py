@@ -12,8 +12,8 @@ import edge_targets
 from components import kept as kept_values
 from components.calibration import Calibration
 from edge_targets._device.bench import host
+from flows import code
 from flows.bases import Declared
-from flows.packaging import code_of
 from flows.settings import settings
 from flows.work import key_of
 
@@ -37,7 +37,7 @@ def _file(base: Declared, target: str) -> Path:
         "threads": os.cpu_count(),
         "runtime": [known.runtime, _version(known.runtime)],
         "family": known.family or target,
-        "code": code_of(target),
+        "code": code.packaging(target),
     }
     return settings().cache / "calibrations" / f"{key_of(key)}.json"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import re
@@ -16,6 +15,7 @@ from components.quiet import quiet_libraries
 from components.shape import AnyShape, Shape
 from edge_targets import _package
 from edge_targets._environments import interpreter
+from flows import code
 from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
@@ -32,7 +32,6 @@ _BUILDERS = ("torch", "transformers", "onnx", "onnxruntime", "executorch", "torc
 
 def checkpoint_for(base: Declared, shape: AnyShape) -> Path:
     """The float subnet as an ordinary Hugging Face folder, extracted once a supernet and shape."""
-    key = key_of({"supernet": revision("supernet", base), "base": base.fingerprint, "shape": str(shape)})
 
     def extract_into(folder: Path) -> None:
         import torch
@@ -46,7 +45,19 @@ def checkpoint_for(base: Declared, shape: AnyShape) -> Path:
             supernet = Supernet.load(base.artifacts / "supernet", origin.load(torch.float32))
             extract(supernet, shape).save(folder, origin, _card(base, origin.licence, shape))
 
-    return once(settings().cache / "subnets" / key, extract_into)
+    return once(settings().cache / "subnets" / _subnet_key(base, shape), extract_into)
+
+
+def _subnet_key(base: Declared, shape: AnyShape) -> str:
+    """The digest of all that decides a subnet's weights."""
+    return key_of(
+        {
+            "supernet": revision("supernet", base),
+            "base": base.fingerprint,
+            "shape": str(shape),
+            "code": code.extracting(),
+        }
+    )
 
 
 def package_for(base: Declared, choice: Choice) -> Path:
@@ -121,16 +132,15 @@ def _list_materials(base: Declared, choice: Choice, folder: Path) -> None:
 
 
 def build_key(base: Declared, choice: Choice) -> str:
-    """The digest of all of that but the target's name: supernet, choice, context, calibration, builders and their code."""
+    """The digest of all of that but the target's name: subnet, choice, context, calibration, builders and their code."""
     family = edge_targets.load(choice.target).family
     return key_of(
         {
-            "supernet": revision("supernet", base),
-            "base": base.fingerprint,
-            "choice": [family or choice.target, str(choice.shape), choice.quantization, choice.context_length],
+            "subnet": _subnet_key(base, choice.shape),
+            "choice": [family or choice.target, choice.quantization, choice.context_length],
             "calibration": [revision("data", base), parameters()["package"]["calibration_windows"]],
             "builders": builder_versions(),
-            "code": code_of(choice.target),
+            "code": code.packaging(choice.target),
         }
     )
 
@@ -144,21 +154,6 @@ def builder_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def code_of(target: str) -> str:
-    """The digest of the code that makes and runs a target's packages."""
-    own = [] if edge_targets.load(target).family else [f"{target}.py"]
-    return _code_digest(Path(edge_targets.__file__).parent, *own)
-
-
-def _code_digest(folder: Path, *targets: str) -> str:
-    """Digest of what targets share, requirements included, and of the named target files; another's changes nothing here."""
-    total = hashlib.sha256()
-    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.sh"), *folder.rglob("*.txt")]):
-        if path.parent != folder or path.name.startswith("_") or path.name in targets:
-            total.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
-    return total.hexdigest()
 
 
 def _card(base: Declared, licence: str, shape: AnyShape) -> str:

@@ -30,6 +30,7 @@ CALLS = (
     "log_artifact",
     "search_model_versions",
     "set_registered_model_alias",
+    "set_tag",
     "set_terminated",
 )
 """What MLflow is asked for on the way of a publication."""

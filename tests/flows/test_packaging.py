@@ -74,18 +74,3 @@ def test_a_target_s_own_environment_is_what_its_packages_are_made_in(
     assert made == []
     assert packaging._exporter("odd") == tmp_path / "python"
     assert made == [("exporter", tmp_path / "environments")]
-
-
-def test_a_package_is_made_again_when_its_exporter_s_requirements_change_and_not_for_another_target(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "requirements").mkdir()
-    for name in ("_shared.py", "lamp.py", "other.py", "requirements/exporter.txt"):
-        (tmp_path / name).write_text("one\n")
-    first = packaging._code_digest(tmp_path, "lamp.py")
-    (tmp_path / "other.py").write_text("two\n")
-    assert packaging._code_digest(tmp_path, "lamp.py") == first
-    for name in ("_shared.py", "lamp.py", "requirements/exporter.txt"):
-        before = packaging._code_digest(tmp_path, "lamp.py")
-        (tmp_path / name).write_text("two\n")
-        assert packaging._code_digest(tmp_path, "lamp.py") != before, name

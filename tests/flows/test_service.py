@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 import requests
-from fixtures.service import Service, served
+from fixtures.service import HTTP, Service, served
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import amoeba, make_workspace
 
@@ -73,7 +73,7 @@ def test_the_same_base_again_starts_nothing_however_it_comes(
         "id": str(uuid4()),
     }
     assert service.ended("arrive", 2) == ["Completed"] * 2
-    requests.post(f"{service.api}/events", json=[event], timeout=60).raise_for_status()
+    HTTP.post(f"{service.api}/events", json=[event], timeout=60).raise_for_status()
     assert service.ended("arrive", 3) == ["Completed"] * 3
     assert [run["parameters"]["targets"] for run in service.runs("arrive")] == [[TARGET]] * 3
     assert service.log.read_text().count("is onboarded already, as tiny-base") == 2

@@ -1,0 +1,61 @@
+"""What is made again when our own code changes, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import edge_targets
+from flows import code
+
+
+def test_a_package_is_made_again_when_its_exporter_s_requirements_change_and_not_for_another_target(
+    tmp_path: Path,
+) -> None:
+    def digest() -> str:
+        return code.digest(tmp_path, code.shared(tmp_path, ["lamp"]))
+
+    (tmp_path / "requirements").mkdir()
+    for name in ("_shared.py", "lamp.py", "other.py", "requirements/exporter.txt"):
+        (tmp_path / name).write_text("one\n")
+    first = digest()
+    (tmp_path / "other.py").write_text("two\n")
+    assert digest() == first
+    for name in ("_shared.py", "lamp.py", "requirements/exporter.txt"):
+        before = digest()
+        (tmp_path / name).write_text("two\n")
+        assert digest() != before, name
+
+
+def test_members_of_a_family_share_a_package_and_so_each_other_s_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: dict[str, set[str]] = {}
+    monkeypatch.setattr(code, "digest", lambda root, files: read.setdefault(asked, {path.name for path in files}))
+    for asked in ("jetson_orin_nano", "jetson_orin_nx", "android_vulkan"):
+        code.packaging(asked)
+    family = {name for name in edge_targets.names() if edge_targets.load(name).family == "jetson_orin"}
+    assert read["jetson_orin_nano"] == read["jetson_orin_nx"]
+    assert {f"{name}.py" for name in family} <= read["jetson_orin_nano"]
+    assert {f"{name}.py" for name in edge_targets.names()} & read["android_vulkan"] == {"android_vulkan.py"}
+
+
+def test_what_a_module_imports_is_found_wherever_it_imports_it_and_however_far(tmp_path: Path) -> None:
+    package = tmp_path / "parts"
+    package.mkdir()
+    for name, text in {
+        "door": "from parts import hinge\n",
+        "hinge": "def turn():\n    from parts.screw import thread\n",
+        "screw": "import os\nfrom parts import hinge\n",
+        "window": "",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    found = code.imported(package, (package / "door.py",))
+    assert [path.stem for path in found] == ["door", "hinge", "screw"]
+
+
+def test_subnets_are_cut_again_when_what_merges_adapters_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(code, "digest", lambda root, files: str(read.extend(path.stem for path in files)))
+    code.extracting()
+    assert {"subnet", "lora", "smol", "mixed", "supernet", "family"} <= set(read)
+    assert "finetune" not in read
