@@ -32,7 +32,8 @@ from edge_targets._target import PackageError, PackageRequest
 def package(given: argparse.Namespace) -> None:
     target = edge_targets.load(given.target)
     text_WT = None
-    if target.quantization(given.quantization).grid is not None and given.calibration is not None:
+    reads_text = target.half_floats or target.quantization(given.quantization).grid is not None
+    if reads_text and given.calibration is not None:
         from components.data import Data
 
         text_WT = Data.load(given.calibration).spread(given.calibration_windows)
@@ -114,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     packaging.add_argument("--shape", required=True)
     packaging.add_argument("--quantization", required=True)
     packaging.add_argument("--context", type=int, required=True)
-    packaging.add_argument("--calibration", type=Path, help="a data folder, for quantizations that are calibrated")
+    packaging.add_argument(
+        "--calibration", type=Path, help="a data folder, for quantizations that are calibrated and targets of float16"
+    )
     packaging.add_argument("--calibration-windows", type=int, default=32)
     packaging.add_argument("--out", type=Path, required=True)
     packaging.set_defaults(run=package)

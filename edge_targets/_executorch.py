@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.checkpoint import layers_of
 from components.quiet import quiet_libraries
-from edge_targets import _package
+from edge_targets import _half, _package
 from edge_targets._target import Grid, Package, PackageError, PackageRequest, Quantization
 
 if TYPE_CHECKING:
@@ -67,14 +67,16 @@ COREML = (
 Backend = Literal["xnnpack", "vulkan", "coreml"]
 OFFERED: dict[Backend, tuple[Quantization, ...]] = {"xnnpack": QUANTIZATIONS, "vulkan": VULKAN, "coreml": COREML}
 _VARIES = "coremltools writes new identifiers, the date and fields in any order into every build; weights are the same"
+_LOOKED_AT = 4
+"""Windows of text that are read in float before a model goes where float16 is all there is."""
 _log = logging.getLogger("amoeba.package")
 
 
 def package(request: PackageRequest, out: Path, *, target: str, backend: Backend = "xnnpack") -> Package:
     """Write `model.pte` and everything a device needs beside it into the empty folder `out`.
 
-    Raises PackageError for a checkpoint of another family, for widths that the quantization does not divide, and when
-    anything that should have been quantized or lowered was not.
+    Raises PackageError for a checkpoint of another family, for widths that the quantization does not divide, for Core ML where
+    text makes values that float16 does not hold, and when anything that should have been quantized or lowered was not.
     """
     config = _checked_config(request, backend)
     import torch
@@ -85,7 +87,10 @@ def package(request: PackageRequest, out: Path, *, target: str, backend: Backend
 
         lowering: Any = importlib.import_module(f"edge_targets._executorch_{backend}")
         with _said("loading"):
-            decoder = lowering.Decoder(load_checkpoint(request.checkpoint), request.context_length)
+            model = load_checkpoint(request.checkpoint)
+            if backend == "coreml" and request.calibration_WT is not None:
+                _half.check(model, request.calibration_WT[:_LOOKED_AT])
+            decoder = lowering.Decoder(model, request.context_length)
         with _said("quantizing"):
             lowering.quantize(decoder, request.quantization, GROUP_SIZE, calibrated_codes(request, backend))
         with _said("exporting"):

@@ -34,7 +34,7 @@ __all__ = ["Decoder", "lower", "quantize"]
 _HIDDEN = -30000.0
 """The score of what must not be seen, or added to it; half precision holds it."""
 _LEAST = 2.0**-10
-"""What a norm divides by at least: vectors without anything larger come out as nothing either way."""
+"""Added to what a norm divides by, which may be nothing."""
 
 
 class _Norm(nn.Module):
@@ -49,7 +49,7 @@ class _Norm(nn.Module):
         self.root_epsilon = norm.variance_epsilon**0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        largest = x.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
+        largest = x.abs().amax(-1, keepdim=True) + _LEAST
         x = x / largest
         floor = self.root_epsilon / largest
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + floor * floor) * self.weight
@@ -76,13 +76,13 @@ class _Layer(program.Layer):
         # Scaled before the products, whose sums float16 might not hold.
         q_1SKGD = (q_1SND * self.head_dim**-0.5).view(1, length, heads, group, self.head_dim)
         q_1KTD = q_1SKGD.permute(0, 2, 3, 1, 4).reshape(1, heads, group * length, self.head_dim)
-        cached_1KTC = q_1KTD @ self.keys_1CKD.float().permute(0, 2, 3, 1)
+        cached_1KTC = q_1KTD @ self.keys_1CKD.to(q_1KTD.dtype).permute(0, 2, 3, 1)
         cached_1KTC = torch.where(past_C, cached_1KTC, _HIDDEN)
         new_1KTS = q_1KTD @ k_1SKD.permute(0, 2, 3, 1) + causal_SS.repeat(group, 1)
         seen_1KTc = torch.softmax(torch.cat((cached_1KTC, new_1KTS), -1), -1)
         context = self.keys_1CKD.shape[1]
         # A cache starts as whatever was in memory, and nothing times no number is no number.
-        values_1KCD = torch.where(past_C[:, None], self.values_1CKD.float().transpose(1, 2), 0.0)
+        values_1KCD = torch.where(past_C[:, None], self.values_1CKD.to(v_1SKD.dtype).transpose(1, 2), 0.0)
         mixed_1KTD = seen_1KTc[..., :context] @ values_1KCD
         mixed_1KTD = mixed_1KTD + seen_1KTc[..., context:] @ v_1SKD.transpose(1, 2)
         mixed_1KGSD = mixed_1KTD.reshape(1, heads, group, length, self.head_dim)

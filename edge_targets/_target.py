@@ -87,7 +87,7 @@ class PackageRequest:
     quantization: str
     context_length: int
     calibration_WT: NDArray[np.int32] | None = field(default=None, compare=False, repr=False)
-    """Text as token ids, [windows, tokens], for quantizations that are calibrated."""
+    """Text as token ids, [windows, tokens], for quantizations that are calibrated and for targets of float16."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ TARGET = Target(
     extra="phone",
     quantizations=_executorch.COREML,
     cached_value_bytes=2,
+    half_floats=True,
     package=partial(_executorch.package, target="iphone_coreml", backend="coreml"),
     suits=phone("ios"),
     runtime_modules=("torch", "executorch", "coremltools"),

@@ -28,6 +28,7 @@ TOKENS = torch.randint(2, VOCABULARY, (40,), generator=torch.Generator().manual_
 TEXT_WT = np.random.default_rng(1).integers(2, VOCABULARY, (4, 32)).astype(np.int32)
 CANNOT_RUN = {"android_vulkan": "8da4w", "iphone_coreml": "4w"}
 LINEARS = 7  # of a layer
+NORMS = 3  # of a model of one layer
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +284,56 @@ def test_an_attention_scale_of_the_models_own_is_kept() -> None:
     np.testing.assert_allclose(eager(Decoder(model, CONTEXT)), wanted, rtol=1e-3, atol=1e-4)
 
 
+def squared(operations: list[Any]) -> list[str]:
+    """What is multiplied with itself in Core ML's description, or raised to a power."""
+    given = [
+        (one.type, [part.name for name in ("x", "y") for part in one.inputs[name].arguments]) for one in operations
+    ]
+    return [names[0] for kind, names in given if kind in ("square", "pow") or (kind == "mul" and names[0] == names[-1])]
+
+
+def outgrown(gain: float) -> Any:
+    """A tiny model whose residual stream is so much larger after its first layer."""
+    model = make_model("qwen3", layers=2)
+    model.model.layers[0].mlp.down_proj.weight.data *= gain
+    return model
+
+
+def test_core_mls_norms_hold_in_float16_what_is_far_over_the_root_of_its_largest() -> None:
+    from edge_targets._executorch_coreml import Decoder
+
+    model = outgrown(3e3)
+    with torch.no_grad():
+        entered = model.model(torch.tensor([TOKENS]), output_hidden_states=True).hidden_states
+        wanted = model(torch.tensor([TOKENS])).logits[0].numpy()
+    assert 1e3 < max(float(one.abs().max()) for one in entered) < 65504
+    decoder = Decoder(model, CONTEXT).half()
+    torch.set_default_dtype(torch.float16)
+    try:
+        halved = eager(decoder)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(halved, wanted, atol=0.03 * wanted.std())
+
+
+def test_core_mls_norm_is_that_of_the_model_for_vectors_of_any_size() -> None:
+    from edge_targets._executorch_coreml import _Norm
+
+    norm = make_model(layers=1).model.norm
+    x_SH = torch.randn(64, norm.weight.numel(), generator=torch.Generator().manual_seed(2))
+    x_SH *= 10.0 ** torch.linspace(-6, 4, 64)[:, None]
+    torch.testing.assert_close(_Norm(norm)(x_SH), norm(x_SH), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(_Norm(norm).half()(x_SH.half()).float(), norm(x_SH), rtol=0.02, atol=0.01)
+    assert _Norm(norm).half()(torch.zeros_like(x_SH).half()).abs().max() == 0
+
+
+def test_core_ml_refuses_a_model_whose_residual_stream_float16_does_not_hold(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    with pytest.raises(PackageError, match=r"computes values of .* float16 ends at 65504"):
+        build(write_base(checkpoint, outgrown(1e4)), tmp_path / "package", "iphone_coreml", "8w")
+
+
 def test_core_ml_decodes_one_token_keeps_no_state_and_multiplies_stored_codes(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +355,9 @@ def test_core_ml_decodes_one_token_keeps_no_state_and_multiplies_stored_codes(
     assert counted_bytes == [2 * CONTEXT * 2 * 16 * 2]  # keys and values, positions, heads, head size, bytes
     counted = Counter(operation.type for operation in coreml.operations(spec))
     assert counted["linear"] == LINEARS + 1
+    made_by = {output.name: one.type for one in coreml.operations(spec) for output in one.outputs}
+    # Each norm squares a vector that was divided by its largest, which float16 would not hold else, and its epsilon times a gain.
+    assert [made_by[name] for name in squared(coreml.operations(spec))] == ["real_div", "mul"] * NORMS
     # The tied head and embedding are one constant.
     assert counted["constexpr_blockwise_shift_scale"] == LINEARS + 1
 
