@@ -23,7 +23,7 @@ from edge_targets._device.bench import peak_memory_mb, prompt, prompt_lengths
 from edge_targets._device.text import Text
 
 _AT_ONCE = 2
-"""Artifacts that wait in memory for each other; those of a longer list take turns in groups."""
+"""Artifacts that wait in memory for each other; those of a longer list take turns in groups, the last one larger if need be."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def take_turns(
     if rounds < 2 or rounds % 2:
         raise ValueError(f"rounds come in pairs, one in each order; got {rounds}")
     taken: list[list[Run]] = [[] for _ in starts]
-    groups = [range(len(starts))[first : first + _AT_ONCE] for first in range(0, len(starts), _AT_ONCE)]
+    groups = _groups(len(starts))
     done = 0
     for turn in range(rounds):
         for group in groups if turn % 2 == 0 else reversed(groups):
@@ -85,6 +85,12 @@ def take_turns(
             done += len(group)
     progress(done, rounds * len(starts))
     return taken
+
+
+def _groups(artifacts: int) -> list[range]:
+    """None of one artifact, where there are more: alone it would generate twice in a row."""
+    firsts = range(0, max(1, artifacts - 1), _AT_ONCE)
+    return [range(first, last) for first, last in zip(firsts, [*firsts[1:], artifacts], strict=True)]
 
 
 def _round(starts: Sequence[Start], runs: int) -> list[Run]:

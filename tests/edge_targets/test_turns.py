@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,18 @@ def test_what_grows_steadily_slower_is_the_same_for_all_that_are_loaded_at_once(
 
 def test_processes_are_fresh_in_every_round_and_no_more_wait_than_may() -> None:
     started: list[int] = []
-    runs = take_turns(starts(3, [], started), rounds=2, runs=1)
-    assert started == [0, 1, 2, 2, 1, 0]
-    assert [len(of_one) for of_one in runs] == [2, 2, 2]
+    runs = take_turns(starts(4, [], started), rounds=2, runs=1)
+    assert started == [0, 1, 2, 3, 3, 2, 1, 0]
+    assert [len(of_one) for of_one in runs] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("artifacts", [3, 5])
+def test_the_odd_one_of_a_list_does_not_generate_twice_in_a_row_either(artifacts: int) -> None:
+    taken: list[int] = []
+    take_turns(starts(artifacts, taken), rounds=2, runs=3)
+    a_round = len(taken) // 2
+    for one in (taken[:a_round], taken[a_round:]):
+        assert all(earlier != later for earlier, later in pairwise(one))
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 3])
