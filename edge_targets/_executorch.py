@@ -158,14 +158,13 @@ def _metadata(request: PackageRequest, config: dict[str, Any], most_positions: i
     It reads a prompt in pieces of `get_max_seq_len`, and stops writing at `get_max_context_len`.
     """
     generation = json.loads((request.checkpoint / "generation_config.json").read_text())
-    eos = generation.get("eos_token_id", config.get("eos_token_id"))
     bos = generation.get("bos_token_id")
     return {
         "get_max_seq_len": most_positions,
         "get_max_context_len": request.context_length,
         "get_vocab_size": config["vocab_size"],
         "get_n_layers": sum(attends for attends, _ in layers_of(config)),
-        "get_eos_ids": [eos] if isinstance(eos, int) else list(eos or []),
+        "get_eos_ids": _package.eos_token_ids(request.checkpoint, config),
         **({"get_bos_id": bos} if isinstance(bos, int) else {}),
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": True,

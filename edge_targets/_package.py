@@ -64,7 +64,7 @@ def complete(
         "quantization": request.quantization,
         "context_length": request.context_length,
         "vocab_size": config["vocab_size"],
-        "eos_token_ids": _eos_token_ids(out, config),
+        "eos_token_ids": eos_token_ids(out, config),
         "model_files": list(model_files),
         **({"varies": dict(varies)} if varies else {}),
         "memory_mb": {"weights": round(weights_mb, 1), "kv_cache": round(kv_cache_mb, 1)},
@@ -118,12 +118,12 @@ def kv_cache_bytes(config: Mapping[str, Any], context_length: int, cached_value_
     return weights.kv_bytes_a_token * context_length
 
 
-def _eos_token_ids(folder: Path, config: Mapping[str, Any]) -> list[int]:
+def eos_token_ids(folder: Path, config: Mapping[str, Any]) -> list[int]:
     """The generation config's end-of-sequence tokens, or the model's; raises PackageError where neither names one."""
     generation = json.loads((folder / "generation_config.json").read_text())
-    eos = generation.get("eos_token_id", config.get("eos_token_id"))
-    if eos is None:
-        raise PackageError(
-            "neither generation_config.json nor config.json names an eos_token_id: chat would never stop"
-        )
-    return [eos] if isinstance(eos, int) else list(eos)
+    for eos in (generation.get("eos_token_id"), config.get("eos_token_id")):
+        if isinstance(eos, int):
+            return [eos]
+        if eos:
+            return list(eos)
+    raise PackageError("neither generation_config.json nor config.json names an eos_token_id: chat would never stop")

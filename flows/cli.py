@@ -172,7 +172,7 @@ def chat(
     while question := _ask():
         messages.append({"role": "user", "content": question})
         answer = ""
-        for piece in conversation(messages, max_tokens):
+        for piece in _fitting(conversation, messages, max_tokens):
             typer.echo(piece, nl=False)
             answer += piece
         typer.echo()
@@ -370,19 +370,25 @@ def _conversation(folder: Path, threads: int | None) -> Any:
     """A function from messages and a limit to the answer's pieces; the folder is verified first."""
     import os
 
-    from edge_targets._device import facts
-    from edge_targets._device.text import Text
+    from edge_targets._device.command import Answers
     from registry.manifest import read_manifest
 
     read_manifest(folder).verify(folder)
-    runner, text = facts.load(folder, threads or os.cpu_count() or 1), Text(folder)
-    context = facts.read(folder)["context_length"]
+    return Answers(folder, threads or os.cpu_count() or 1).to
 
-    def answer(messages: list[dict[str, str]], max_tokens: int) -> Any:
-        tokens = text.chat(messages)
-        return text.stream(runner.generate(tokens, min(max_tokens, context - len(tokens))))
 
-    return answer
+def _fitting(conversation: Any, messages: list[dict[str, str]], max_tokens: int) -> Any:
+    """The answer to a conversation, of which what was said first is forgotten where the context is full."""
+    from edge_targets._device.command import NoRoomError
+
+    while True:
+        try:
+            return conversation(messages, max_tokens)
+        except NoRoomError:
+            if len(messages) < 2:
+                raise
+            del messages[:2]
+            say("the context is full: the oldest question and its answer are forgotten")
 
 
 def _adaptive(folder: Path, threads: int | None, slo: str) -> Any:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import facts
@@ -17,12 +18,32 @@ from .bench import bench
 from .text import Text
 
 
+class NoRoomError(ValueError):
+    """A conversation that fills the package's context, so that no answer fits."""
+
+
+class Answers:
+    """A package that is talked to."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._context_length: int = facts.read(folder)["context_length"]
+        self._text, self._runner = Text(folder), facts.load(folder, threads)
+
+    def to(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Iterator[str]:
+        """Pieces of the answer, as long as the context allows; raises NoRoomError where it allows none."""
+        tokens = self._text.chat(messages)
+        room = self._context_length - len(tokens)
+        if room < 1:
+            raise NoRoomError(
+                f"the conversation has {len(tokens)} tokens, and the package's context of {self._context_length} leaves no "
+                "room for an answer; say less, or begin a new one"
+            )
+        return self._text.stream(self._runner.generate(tokens, min(max_tokens, room)))
+
+
 def _run(given: argparse.Namespace) -> None:
-    known, text = facts.read(given.package), Text(given.package)
-    tokens = text.chat([{"role": "user", "content": given.prompt}])
-    room = max(0, known["context_length"] - len(tokens))
-    answer = facts.load(given.package, given.threads).generate(tokens, min(given.max_tokens, room))
-    for piece in text.stream(answer):
+    answers = Answers(given.package, given.threads)
+    for piece in answers.to([{"role": "user", "content": given.prompt}], given.max_tokens):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -69,6 +90,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 
 def _call(verb: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may be in any language, whatever the system's
+        sys.stdout.reconfigure(encoding="utf-8")
     try:
         verb(given)
     except ModuleNotFoundError as error:

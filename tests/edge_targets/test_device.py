@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 import edge_targets
 from components.shape import Shape
 from edge_targets import _device
-from edge_targets._device import facts
+from edge_targets._device import command, facts
 from edge_targets._device.bench import measure, peak_memory_mb, prompt_lengths
 from edge_targets._target import PackageError, PackageRequest
 
@@ -109,6 +111,26 @@ def test_a_broken_package_is_one_line_and_exit_2(package: Path, tmp_path: Path) 
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_answer_is_written_in_any_language_whatever_the_output_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+
+    def answer(given: Namespace) -> None:
+        sys.stdout.write(given.prompt)
+        sys.stdout.flush()
+
+    assert command._call(answer, Namespace(prompt="→ 你好")) == 0
+    assert written.getvalue().decode() == "→ 你好"
+
+
+def test_a_conversation_that_fills_the_context_is_told_so_and_not_of_a_negative_length(package: Path) -> None:
+    answers = command.Answers(package, 1)
+    assert len("".join(answers.to([{"role": "user", "content": "w5"}], 4)).split()) <= 4
+    for words in (64, 200):
+        with pytest.raises(command.NoRoomError, match=r"the package's context of 64 leaves no room for an answer"):
+            answers.to([{"role": "user", "content": "w5 " * words}], 4)
 
 
 class Slow:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.tiny import make_model, write_base
@@ -17,7 +18,7 @@ import edge_targets
 from components.shape import Shape
 from edge_targets import _package
 from edge_targets._device import facts
-from edge_targets._target import PackageRequest
+from edge_targets._target import PackageError, PackageRequest
 from flows import doctor
 
 PROJECT = Path(__file__).parents[2]
@@ -196,3 +197,27 @@ def test_packages_of_a_family_differ_in_the_target_s_name_alone(family: str, che
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "wanted"),
+    [
+        ({"eos_token_id": [2, 7]}, {"eos_token_id": 3}, [2, 7]),
+        ({"eos_token_id": 0}, {"eos_token_id": 3}, [0]),
+        ({"eos_token_id": None}, {"eos_token_id": 3}, [3]),
+        ({"eos_token_id": []}, {"eos_token_id": [3]}, [3]),
+        ({}, {"eos_token_id": 3}, [3]),
+    ],
+)
+def test_what_ends_an_answer_is_the_generation_config_s_and_else_the_model_s(
+    generation: dict[str, Any], config: dict[str, Any], wanted: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert _package.eos_token_ids(tmp_path, config) == wanted
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_model_that_would_never_stop_is_refused(nothing: object, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": nothing}))
+    with pytest.raises(PackageError, match="chat would never stop"):
+        _package.eos_token_ids(tmp_path, {"eos_token_id": nothing})

@@ -12,6 +12,8 @@ from fixtures.artifacts import FILES, write_artifact
 from fixtures.workspace import amoeba, make_workspace
 
 import edge_targets
+from edge_targets._device.command import NoRoomError
+from flows import cli
 from flows.cli_output import print_json
 from flows.settings import Settings
 
@@ -159,3 +161,17 @@ def test_a_machine_is_told_null_where_json_has_no_number(capsys: pytest.CaptureF
     assert (
         capsys.readouterr().out == '{\n  "worse": null,\n  "within": [\n    1.5,\n    null\n  ],\n  "at": "here"\n}\n'
     )
+
+
+def test_a_chat_that_fills_the_context_forgets_what_was_said_first(capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(messages: list[dict[str, str]], max_tokens: int) -> list[str]:
+        if len(messages) > 3:
+            raise NoRoomError("full")
+        return [message["content"] for message in messages]
+
+    said = [{"content": str(number)} for number in range(5)]
+    assert cli._fitting(answer, said, 4) == ["2", "3", "4"]
+    assert len(said) == 3
+    assert "the oldest question and its answer are forgotten" in capsys.readouterr().err
+    with pytest.raises(NoRoomError):
+        cli._fitting(lambda messages, max_tokens: answer([*messages] * 4, max_tokens), said[:1], 4)
