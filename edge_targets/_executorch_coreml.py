@@ -52,7 +52,8 @@ class _Norm(nn.Module):
         largest = x.abs().amax(-1, keepdim=True) + _LEAST
         x = x / largest
         floor = self.root_epsilon / largest
-        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + floor * floor) * self.weight
+        normed: Tensor = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + floor * floor) * self.weight
+        return normed
 
 
 class _Layer(program.Layer):

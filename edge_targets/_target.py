@@ -127,6 +127,8 @@ class Target:
     """Why this target cannot run a shape, or None when it can."""
     suits: Suits = field(default=lambda machine: None)
     """Why its packages do not run on a machine, or None when they do."""
+    measured_on: str = ""
+    """The runtime whose figures are a device's, where a package falls back on another: `TensorRT`."""
     runtime_modules: tuple[str, ...] = ()
     """Modules that must import for a package to run here; `amoeba doctor` looks for them."""
     cannot_run_here: str | None = None

@@ -26,6 +26,7 @@ TARGET = Target(
     package=partial(_tensorrt.package, target="jetson_agx_orin", tensorrt=_tensorrt.Versions("10.3")),
     family="jetson_orin",
     suits=jetson("AGX Orin", (36, 4)),
+    measured_on="TensorRT",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

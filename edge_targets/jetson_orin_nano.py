@@ -27,6 +27,7 @@ TARGET = Target(
     package=partial(_tensorrt.package, target="jetson_orin_nano", tensorrt=_tensorrt.Versions("10.3")),
     family="jetson_orin",
     suits=jetson("Orin Nano", (36, 4)),
+    measured_on="TensorRT",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

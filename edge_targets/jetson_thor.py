@@ -25,6 +25,7 @@ TARGET = Target(
     half_floats=True,
     package=partial(_tensorrt.package, target="jetson_thor", tensorrt=_tensorrt.Versions("10.13")),
     suits=jetson("Thor", (38, 2)),
+    measured_on="TensorRT",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
     notes=_tensorrt.NOTES,
 )

@@ -95,7 +95,7 @@ def _fetched(
         raise ValueError("name a target, one of `amoeba targets`, or ask for --auto, and not for both")
     registry, promoted = store(signature), None
     if target is None or any(vars(limits).values()) or build:
-        from edge_targets._machine import here
+        from edge_targets._device.machine import here
         from flows.obtaining import obtain
 
         found = obtain(registry, model, target, limits, here() if auto else None, alias=version, build=build)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import edge_targets
 from components.frontier import Point
-from edge_targets._machine import Machine
+from edge_targets._device.machine import Machine
 from flows.explored import FrontierError, alias_of, frontier_of
 from flows.measured import point_of
 from registry import naming

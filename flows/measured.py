@@ -12,6 +12,8 @@ from typing import Any
 import edge_targets
 from components.frontier import Point
 from edge_targets._device import bench
+from edge_targets._device.machine import Machine
+from edge_targets._target import Target
 from flows import tracking
 from registry.errors import SignatureError
 from registry.store import Store, Version
@@ -104,10 +106,11 @@ def _checked(content: bytes) -> dict[str, Any]:
             _check_positive("a sample", *samples)
         _check_positive("peak_memory_mb", latency["peak_memory_mb"])
         target = edge_targets.load(str(figures["target"]))
-        if figures["host"]["machine"] != target.device.machine:
+        _check_device(target, Machine.from_json(figures["machine"]))
+        if not figures["runs_on"].startswith(target.measured_on):
             raise MeasurementError(
-                f"the figures are of a {str(figures['host']['machine'])[:40]} machine; {target.name} is "
-                f"{target.device.machine}: run bench on the device itself"
+                f"the figures are of {figures['runs_on'][:40]}, on which {target.name} runs where it must; wanted are those of "
+                f"{target.measured_on}: bench says on the device why it is not used"
             )
         if not figures["model_files"] or not isinstance(figures["host"]["processor"], str):
             raise MeasurementError("the figures name no model files, or no processor; run bench again")
@@ -116,6 +119,15 @@ def _checked(content: bytes) -> dict[str, Any]:
             f"this is no file of `amoeba bench`: {type(error).__name__} {str(error)[:80]}"
         ) from error
     return figures
+
+
+def _check_device(target: Target, machine: Machine) -> None:
+    """What an x86 or a Jetson says of itself decides; of another system nothing but the kind of processor is known."""
+    reason = target.suits(machine) if machine.system == "linux" else None
+    if machine.machine != target.device.machine:
+        reason = f"it is for {target.device.machine}, this is {machine.machine}"
+    if reason:
+        raise MeasurementError(f"the figures are of another device than {target.name}: {reason[:200]}")
 
 
 def _check_positive(what: str, *values: Any) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import edge_targets
-from edge_targets._machine import Machine
+from edge_targets._device.machine import Machine
 from flows.finding import Limits, NothingSuitsError, Offer, best
 from registry.store import CANDIDATE, PRODUCTION, Store
 

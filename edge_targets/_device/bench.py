@@ -8,15 +8,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import facts
+from .machine import here, processor
 from .runner import Runner
 from .text import Text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PROMPT_TOKENS = (128, 512)
 """Lengths of prompt at which time to first token is taken; time per token follows the first of them."""
 _TEXT = (
@@ -42,7 +43,7 @@ class Latency:
     warm_up_runs: int
     threads: int
     peak_memory_mb: float
-    """Peak resident memory of the measuring process, runtime included."""
+    """Peak resident memory of the measuring process, runtime included, and what it held of a GPU at most."""
 
     @property
     def ttft_ms(self) -> float:
@@ -70,6 +71,7 @@ def bench(folder: Path, runner: Runner, threads: int, runs: int, new_tokens: int
     lengths = prompt_lengths(known["context_length"], new_tokens)
     passage = prompt(Text(folder), max(lengths))
     latency = measure(runner, [passage[:length] for length in lengths], new_tokens, runs, threads, progress)
+    latency = replace(latency, peak_memory_mb=latency.peak_memory_mb + runner.gpu_memory_mb)
     return {
         "format_version": FORMAT_VERSION,
         "target": known["target"],
@@ -77,7 +79,9 @@ def bench(folder: Path, runner: Runner, threads: int, runs: int, new_tokens: int
         "quantization": known["quantization"],
         "model_files": {name: _digest(folder / name) for name in known["model_files"]},
         "runtime": known["runtime"],
+        "runs_on": runner.runs_on,
         "host": host(),
+        "machine": here().to_json(),
         "size_mb": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
         "latency": latency.to_json(),
     }
@@ -134,24 +138,12 @@ def host() -> dict[str, Any]:
     """The machine that figures were taken on; latency is comparable only where it is the same."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
-        "machine": {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()),
+        "machine": here().machine,
         "governor": governor.read_text("utf-8").strip() if governor.is_file() else None,
     }
-
-
-def _processor() -> str:
-    """The processor's name, or on boards the board's."""
-    cpuinfo, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    if board.is_file():
-        return board.read_text("utf-8").rstrip("\0\n")
-    return platform.processor() or platform.machine()
 
 
 def peak_memory_mb() -> float:

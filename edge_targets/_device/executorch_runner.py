@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class ExecutorchRunner(GreedyRunner):
         if threads < 1:
             raise ValueError(f"a model runs on at least 1 thread, got {threads}")
         known = facts.read(folder)
-        super().__init__(known, lambda: _Passage(self))
+        super().__init__(known, f"ExecuTorch {version('executorch')}", lambda: _Passage(self))
         with _silent_start():
             runtime = _runtime()
             # The pool belongs to the process, and a loaded program keeps a pointer to it: it is made before loading.

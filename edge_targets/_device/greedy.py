@@ -21,10 +21,16 @@ PREFILL_TOKENS = 512
 class GreedyRunner:
     """A loaded package; see `runner.Runner`. `start` begins a passage whose runs are of `PREFILL_TOKENS` at most."""
 
-    def __init__(self, known: Mapping[str, Any], start: Callable[[], Passage]) -> None:
+    def __init__(self, known: Mapping[str, Any], runs_on: str, start: Callable[[], Passage]) -> None:
+        self.runs_on = runs_on
         self._limits = Limits.of(known)
         self._end_tokens = frozenset(known["eos_token_ids"])
         self._start = start
+
+    @property
+    def gpu_memory_mb(self) -> float:
+        """See `runner.Runner`."""
+        return 0.0
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, [S, V]; raises ValueError for tokens it cannot take."""

@@ -43,7 +43,7 @@ class OnnxRunner(GreedyRunner):
             session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class of their own
             raise PackageError(f"onnxruntime {onnxruntime.__version__} cannot load {model}: {error}") from error
-        super().__init__(known, lambda: _Passage(session))
+        super().__init__(known, f"ONNX Runtime {onnxruntime.__version__}", lambda: _Passage(session))
 
 
 class _Passage:

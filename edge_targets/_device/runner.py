@@ -27,6 +27,14 @@ class Passage(Protocol):
 class Runner(Protocol):
     """A loaded artifact: the device's own runtime behind three calls. Nothing but the package's files is read."""
 
+    runs_on: str
+    """The runtime that answers and its version, as they are here: `ONNX Runtime 1.28.0`."""
+
+    @property
+    def gpu_memory_mb(self) -> float:
+        """What it held of a GPU's memory at most; resident memory counts none of that."""
+        ...
+
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every position, shape [tokens, vocabulary], from an empty KV cache."""
         ...

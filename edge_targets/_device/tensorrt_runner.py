@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from . import facts
 from .facts import PackageError
 from .greedy import GreedyRunner
 from .runner import Passage
-from .tensorrt_engine import Engine, EngineError
+from .tensorrt_engine import Engine, EngineError, installed_version
 
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
@@ -29,7 +30,7 @@ def load(folder: Path, threads: int) -> TensorRtRunner:
 
 
 class TensorRtRunner(GreedyRunner):
-    """A loaded package; see `runner.Runner`. `runs_on` names what it runs on."""
+    """A loaded package; see `runner.Runner`."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         if threads < 1:
@@ -44,14 +45,14 @@ class TensorRtRunner(GreedyRunner):
                 session = _session(folder / known["model_files"][0], threads)
             except PackageError as second:
                 raise PackageError(f"not on TensorRT: {error}; not on ONNX Runtime: {second}") from second
-            self.runs_on = f"ONNX Runtime ({session.get_providers()[0]})"
-            sys.stderr.write(f"running on {self.runs_on}, not on TensorRT: {error}\n")
+            runs_on = f"ONNX Runtime {version('onnxruntime')} ({session.get_providers()[0]})"
+            sys.stderr.write(f"running on {runs_on}, not on TensorRT: {error}\n")
             context_length = known["context_length"]
             passage = lambda: _Passage(session, context_length)  # noqa: E731
         else:
-            self.runs_on = "TensorRT"
+            runs_on = f"TensorRT {installed_version()}"
             passage = self._engine.passage
-        super().__init__(known, passage)
+        super().__init__(known, runs_on, passage)
 
     @property
     def gpu_memory_mb(self) -> float:

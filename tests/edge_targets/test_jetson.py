@@ -39,6 +39,7 @@ from components.selection import LayerCut
 from components.shape import AnyShape, Shape, parse_shape
 from edge_targets import _device, _onnx_blocks, _tensorrt
 from edge_targets._device import cuda_memory, facts, tensorrt_engine
+from edge_targets._device.bench import bench
 from edge_targets._device.greedy import PREFILL_TOKENS
 from edge_targets._device.tensorrt_engine import EngineError, Fingerprint, Plan, engine_path
 from edge_targets._device.tensorrt_runner import TensorRtRunner, load
@@ -380,11 +381,20 @@ def test_device_code_is_python_3_10_which_jetpack_6_has() -> None:
 # The engine, with a stand-in for TensorRT
 
 
+def test_with_the_stand_in_figures_name_it_and_count_the_gpu_s_memory(
+    tensorrt: Any, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TensorRtRunner, "gpu_memory_mb", 1e6)
+    figures = bench(package, load(package, 1), 1, 1, 4, lambda done, total: None)
+    assert figures["runs_on"] == f"TensorRT {tensorrt.__version__}"
+    assert figures["latency"]["peak_memory_mb"] > 1e6
+
+
 def test_with_the_stand_in_answers_are_those_of_onnx_runtime(
     tensorrt: Any, package: Path, runner: TensorRtRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on_engine = load(package, 1)
-    assert on_engine.runs_on == "TensorRT"
+    assert on_engine.runs_on.startswith("TensorRT")
     assert "building TensorRT's engine" in capsys.readouterr().err
     np.testing.assert_array_equal(on_engine.logits(TOKENS), runner.logits(TOKENS))
     for prompt, new in ((TOKENS[:9], 20), ([5], 3), (TOKENS, CONTEXT - len(TOKENS))):
@@ -477,7 +487,7 @@ def test_an_engine_is_built_in_a_process_of_its_own(
 ) -> None:
     monkeypatch.setattr(tensorrt, "Builder", never)
     on_engine = load(package, 1)
-    assert on_engine.runs_on == "TensorRT"
+    assert on_engine.runs_on.startswith("TensorRT")
     np.testing.assert_array_equal(on_engine.logits(TOKENS), runner.logits(TOKENS))
 
 
@@ -601,7 +611,7 @@ def test_an_engine_is_opened_from_its_file_s_own_pages(
     monkeypatch.setattr(
         tensorrt.Runtime, "deserialize_cuda_engine", lambda self, engine: given.append(engine) or opens(self, engine)
     )
-    assert load(package, 1).runs_on == "TensorRT"
+    assert load(package, 1).runs_on.startswith("TensorRT")
     (pages,) = given
     assert isinstance(pages, mmap.mmap)
     assert pages.closed
@@ -657,7 +667,7 @@ def test_who_has_no_home_is_asked_for_a_folder_and_needs_none_when_there_is_one(
 
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert load(package, 1).runs_on == "TensorRT"
+    assert load(package, 1).runs_on.startswith("TensorRT")
     monkeypatch.delenv("AMOEBA_ENGINES")
     capsys.readouterr()
     assert load(package, 1).runs_on.startswith("ONNX Runtime")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import platform
 
 import pytest
 
 import edge_targets
-from edge_targets import _machine
-from edge_targets._machine import Machine, here
+from edge_targets._device import machine as its_machine
+from edge_targets._device.machine import Machine, here
 
 AVX2 = frozenset({"sse4_2", "avx2", "fma"})
 MACHINES = {
@@ -82,5 +83,23 @@ def test_this_machine_is_read_from_its_system() -> None:
 def test_the_release_of_linux_for_tegra_is_read_with_its_revision(
     said: str, release: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_machine, "_text", lambda path: said if path == "/etc/nv_tegra_release" else "")
+    monkeypatch.setattr(its_machine, "_text", lambda path: said if path == "/etc/nv_tegra_release" else "")
     assert here().l4t == release
+
+
+def test_a_jetson_is_known_by_its_board_since_all_orins_call_their_processor_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = {
+        "/proc/cpuinfo": "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n",
+        "/proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
+    }
+    monkeypatch.setattr(its_machine, "_text", lambda path: said.get(path, ""))
+    assert its_machine.processor() == "NVIDIA Jetson AGX Orin Developer Kit"
+    del said["/proc/device-tree/model"]
+    assert its_machine.processor() == "ARMv8 Processor rev 1 (v8l)"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_machine_is_the_same_after_its_way_through_json(machine: str) -> None:
+    assert Machine.from_json(json.loads(json.dumps(MACHINES[machine].to_json()))) == MACHINES[machine]

@@ -9,6 +9,7 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fixtures.tiny import make_model, write_base
 from fixtures.workspace import amoeba, dvc, git, make_workspace
 
 import edge_targets
-from edge_targets._machine import here
+from edge_targets._device.machine import Machine, here
 
 TARGET = "x86_avx512"
 STAGES = ("data", "selection", "supernet")
@@ -333,6 +334,7 @@ def test_what_a_device_measured_becomes_the_version_s_own_figures(
     )
     assert measured.returncode == 0, measured.stderr
     assert amoeba(workspace, "verify", "pulled").returncode == 0  # measuring left nothing behind
+    out.write_text(json.dumps(of_a_server(json.loads(out.read_text()))))
     recorded = amoeba(workspace, "measured", str(out), "--json")
     assert recorded.returncode == 0, recorded.stderr
     after = json.loads(recorded.stdout)["after"]
@@ -349,17 +351,38 @@ def figures(workspace: Path, pulled: Path) -> dict[str, Any]:
     done = amoeba(workspace, "bench", str(pulled), "--runs", "3", "--new-tokens", "4")
     assert done.returncode == 0, done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
-    return read
+    assert read["machine"] == here().to_json()
+    assert read["runs_on"].startswith("ONNX Runtime")
+    return of_a_server(read)
+
+
+def of_a_server(figures: dict[str, Any]) -> dict[str, Any]:
+    """As if the machine of these tests had the instructions of the target, which it need not have."""
+    return {**figures, "machine": Machine("linux", "x86_64", frozenset({"avx512f", "avx512_vnni"})).to_json()}
+
+
+JETSON = {"target": "jetson_orin_nano", "runs_on": "ONNX Runtime 1.28.0 (CPUExecutionProvider)"}
+ORIN = Machine("linux", "aarch64", frozenset(), 7600, "NVIDIA Jetson Orin Nano Developer Kit", (36, 4))
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"host": {"machine": "aarch64", "processor": "a phone"}}, "are of a aarch64 machine; x86_avx512 is x86_64"),
+        ({"machine": Machine("android", "aarch64").to_json()}, "it is for x86_64, this is aarch64"),
+        ({"machine": Machine("linux", "x86_64", frozenset({"avx2"})).to_json()}, "lacks avx512f, avx512_vnni"),
+        (
+            {**JETSON, "machine": replace(ORIN, board="NVIDIA Jetson AGX Orin").to_json()},
+            "of another device than jetson_orin_nano: it is for a Jetson Orin Nano, this is NVIDIA Jetson AGX Orin",
+        ),
+        (
+            {**JETSON, "machine": ORIN.to_json()},
+            "on which jetson_orin_nano runs where it must; wanted are those of TensorRT",
+        ),
+        ({"machine": {**ORIN.to_json(), "l4t": ["36", 4]}}, "is no file of `amoeba bench`"),
         ({"model_files": {"model.onnx": "0" * 64}}, "no published version for x86_avx512 holds the model"),
         ({"latency": {"ttft_ms_samples": {"9": [1, 1]}, "tpot_ms_samples": [1, 1]}}, "at least 3 runs, got 2"),
         ({"latency": {"ttft_ms_samples": {"9": [1] * 3}, "tpot_ms_samples": [1, 1, -1]}}, "positive number, got '-1'"),
-        ({"format_version": 7}, "are of format 7; this version reads 1"),
+        ({"format_version": 7}, "are of format 7; this version reads 2"),
         ({"target": "x86_avx513"}, "did you mean x86_avx512?"),
         ({"latency": None}, "is no file of `amoeba bench`"),
     ],

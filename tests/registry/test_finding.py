@@ -10,7 +10,7 @@ import pytest
 from fixtures.artifacts import kept
 
 from components.frontier import Point
-from edge_targets._machine import Machine
+from edge_targets._device.machine import Machine
 from flows import cli_pull, tracking
 from flows.explored import KIND, Explored, Member, Predicted, Reference, Samples
 from flows.finding import Limits, NothingSuitsError, best

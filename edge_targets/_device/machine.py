@@ -1,0 +1,82 @@
+"""The machine this runs on, as far as it decides which packages run here and whose figures are taken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the system says of itself; empty or 0 where it does not say."""
+
+    system: str
+    """`linux`, `android`, `ios`, `darwin`, `win32`."""
+    machine: str
+    """As Linux calls it: `x86_64`, `aarch64`."""
+    flags: frozenset[str] = frozenset()
+    """Of the processor, as `/proc/cpuinfo` names them."""
+    memory_mb: float = 0
+    board: str = ""
+    """As the device tree names it: `NVIDIA Jetson Orin Nano Developer Kit`."""
+    l4t: tuple[int, int] = (0, 0)
+    """NVIDIA's release of Linux for Tegra, of which JetPack 6 has 36 and JetPack 7 has 38."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Machine:
+        """Raises KeyError or TypeError for what `to_json` did not write."""
+        l4t = tuple(values["l4t"])
+        if [type(part) for part in l4t] != [int, int]:
+            raise TypeError(f"l4t is two numbers, got {l4t}")
+        return cls(**{**values, "flags": frozenset(values["flags"]), "l4t": l4t})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "flags": sorted(self.flags)}
+
+
+def here() -> Machine:
+    """This machine."""
+    cpuinfo = _text("/proc/cpuinfo")
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    release = re.match(r"# R(\d+) \(release\), REVISION: (\d+)", _text("/etc/nv_tegra_release"))
+    return Machine(
+        system="android" if "ANDROID_ROOT" in os.environ else sys.platform,
+        machine={"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()),
+        flags=frozenset(flags[1].split()) if flags else frozenset(),
+        memory_mb=_memory_mb(),
+        board=_text("/proc/device-tree/model").rstrip("\0"),
+        l4t=(int(release[1]), int(release[2])) if release else (0, 0),
+    )
+
+
+def processor() -> str:
+    """The processor's name, or on boards the board's: every Jetson Orin calls its processor alike."""
+    board = here().board
+    named = re.search(r"^model name\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return board or (named[1].strip() if named else platform.processor() or platform.machine())
+
+
+def _text(path: str) -> str:
+    """What a file of the system says, nothing where there is none."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(_MOST_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _memory_mb() -> float:
+    """All memory there is, or what this process's container may use where that is less."""
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+    except (ValueError, OSError, AttributeError):
+        return 0
+    limit = _text("/sys/fs/cgroup/memory.max").strip()
+    return min(physical, int(limit) / 1e6) if limit.isdigit() else physical
