@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
-from fixtures.deployment import DEPLOY, PROGRAMS, compose, interpolated, new_secrets
+from fixtures.deployment import DEPLOY, PROGRAMS, compose, interpolated, mounted, new_secrets
 from fixtures.workspace import PROJECT, make_workspace
 
 SERVICES = compose()["services"]
@@ -70,6 +70,13 @@ def test_a_service_waits_for_those_that_it_calls(name: str) -> None:
         waited_for |= more
         waiting += more
     assert called - {name} <= waited_for
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_every_file_that_it_is_told_of(name: str) -> None:
+    told = yaml.safe_dump([SERVICES[name].get(part) for part in ("environment", "command")])
+    assert set(re.findall(r"/etc/amoeba/[\w./-]+", told)) <= set(mounted(name))
+    assert all(Path(file).is_file() for file in mounted(name).values())
 
 
 def test_only_the_proxy_is_reached_from_outside() -> None:
