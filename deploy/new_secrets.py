@@ -31,6 +31,7 @@ MADE: dict[str, Callable[[], str]] = {
     "PREFECT_AUTH_STRING": lambda: f"amoeba:{_word()}",
     "STORE_ACCESS_KEY_ID": lambda: secrets.token_hex(10),
     "STORE_SECRET_ACCESS_KEY": _word,
+    "STORE_SIGNING_KEY": _word,
 }
 
 

@@ -91,6 +91,7 @@ def test_no_service_answers_anybody_without_a_password() -> None:
     only_s3 = [word for word in SERVICES["store"]["command"] if "ip" in word and "0.0.0.0" in word]  # noqa: S104
     assert only_s3 == ["-s3.ip.bind=0.0.0.0"]
     assert "-ip.bind=127.0.0.1" in SERVICES["store"]["command"]
+    assert SERVICES["store"]["environment"]["WEED_JWT_FILER_SIGNING_KEY"]
     assert "scram-sha-256" in SERVICES["postgres"]["environment"]["POSTGRES_INITDB_ARGS"]
 
 
@@ -114,7 +115,7 @@ def test_every_secret_has_a_line_to_fill_in_and_the_repository_holds_none() -> N
         "AMOEBA_TLS",
         "BACKUP_REGION",
     }
-    secret = re.compile(r"PASSWORD|SECRET|AUTH_STRING|ACCESS_KEY|ENCRYPTION")
+    secret = re.compile(r"PASSWORD|SECRET|AUTH_STRING|ACCESS_KEY|SIGNING_KEY|ENCRYPTION")
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
             assert not secret.search(name) or value.startswith("${"), name

@@ -98,7 +98,9 @@ def test_secrets_are_named_and_never_written() -> None:
                     assert asked["name"] == "amoeba"
                     assert asked["key"] in known
                 else:
-                    assert not re.search(r"PASSWORD|SECRET|AUTH_STRING|ACCESS_KEY|ENCRYPTION", entry["name"])
+                    assert not re.search(
+                        r"PASSWORD|SECRET|AUTH_STRING|ACCESS_KEY|SIGNING_KEY|ENCRYPTION", entry["name"]
+                    )
     assert not [one for one in ALL if one["kind"] == "Secret"]
 
 
