@@ -170,9 +170,10 @@ def check_name(name: str) -> str:
 
 
 def _check_private(path: Path, facts: os.stat_result) -> None:
+    """As libpq does with its own: root's may be read by a group, which is how a mounted secret comes to an ordinary user."""
     if os.name != "posix":
         _log.warning("whether others may read %s cannot be known on this system", path)
-    elif stat.S_IMODE(facts.st_mode) & 0o077:
+    elif stat.S_IMODE(facts.st_mode) & (0o037 if facts.st_uid == 0 != os.geteuid() else 0o077):
         raise RefusedError(
             f"{path} has mode {stat.S_IMODE(facts.st_mode):04o}, so others may read it; chmod 600 it, and make a new key "
             "where somebody may have"

@@ -4,7 +4,8 @@
 2. `revoked/FINGERPRINT.json` beside them takes a key back for good, whatever it signed and when: there is no clock to trust.
    The file's name alone decides, so one that is cut short still revokes. A revocation in any folder holds for all.
 3. Once a key is known, a signature by a trusted one is wanted. Revoking the last one does not bring back the time before.
-4. A folder or a file that anybody may write is refused: whoever can add a key can sign for it.
+4. A folder or a file that anybody may write is refused: whoever can add a key can sign for it. The folder of a mount that is
+   read-only, such as a secret's, takes no key whatever its mode says.
 """
 
 from __future__ import annotations
@@ -178,7 +179,10 @@ def _files(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if not path.is_dir())
     if len(found) > _MOST_KEYS:
         raise RefusedError(f"{folder} holds {len(found)} files; {_MOST_KEYS} keys are the most that is read")
-    for path in (folder, *found):
-        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o002:
+    if os.name != "posix":
+        return found
+    fixed = os.statvfs(folder).f_flag & os.ST_RDONLY
+    for path in found if fixed else (folder, *found):
+        if stat.S_IMODE(path.stat().st_mode) & 0o002:
             raise RefusedError(f"anybody may write {path}, and so sign for everybody; chmod o-w {path}")
     return found

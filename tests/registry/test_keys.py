@@ -43,6 +43,24 @@ def test_a_private_key_that_others_may_reach_is_refused(mode: int, tmp_path: Pat
         KeyFile(private).read()
 
 
+@pytest.mark.parametrize(("mode", "user", "taken"), [(0o440, 1000, True), (0o444, 1000, False), (0o440, 0, False)])
+def test_a_key_of_root_s_that_a_group_reads_is_taken_by_an_ordinary_user_alone(
+    mode: int, user: int, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes mounts a secret."""
+    private, _ = make_key("lab", tmp_path)
+    private.chmod(mode)
+    facts = list(private.stat())
+    facts[stat.ST_UID] = 0
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result(facts))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    if taken:
+        assert KeyFile(private).read().name == "lab"
+    else:
+        with pytest.raises(RefusedError, match=f"mode {mode:04o}"):
+            KeyFile(private).read()
+
+
 @pytest.mark.parametrize("suffix", [".key", ".pem"])
 def test_a_key_is_never_overwritten_and_no_half_pair_is_left(suffix: str, tmp_path: Path) -> None:
     taken = tmp_path / f"lab{suffix}"
@@ -225,6 +243,24 @@ def test_keys_that_anybody_may_write_are_not_believed(place: str, tmp_path: Path
     revoke(folder, key, "lost", DAY)
     (folder / place).chmod((folder / place).stat().st_mode | 0o002)
     with pytest.raises(RefusedError, match=r"anybody may write .*chmod o-w"):
+        Trust.read(folder)
+
+
+def test_a_read_only_mount_is_believed_whatever_its_folders_mode_and_its_files_are_not(
+    tmp_path: Path, folder: Path, key: PublicKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes mounts a secret: anybody might write the folder, and its files are links to one beside them."""
+    add_key(folder / "..data", tmp_path / "made" / "lab.pem")
+    (folder / "lab.pem").symlink_to("..data/lab.pem")
+    folder.chmod(0o1777)
+    with pytest.raises(RefusedError, match=f"anybody may write {folder},"):
+        Trust.read(folder)
+    read_only = [*os.statvfs(folder)]
+    read_only[8] |= os.ST_RDONLY
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(read_only))
+    assert Trust.read(folder).keys == (key,)
+    (folder / "lab.pem").chmod(0o666)
+    with pytest.raises(RefusedError, match=f"anybody may write {folder}/lab.pem"):
         Trust.read(folder)
 
 
