@@ -5,7 +5,8 @@
     python restore.py latest
 
 MLflow, Prefect and the workers must be stopped; PostgreSQL and the store run, with the roles that a first start makes. All
-dumps are fetched and checked before any database is touched, and each is replaced in one transaction.
+dumps are fetched and checked before any database is touched. Each is read into a new database, since what was added to an old
+one since would stand in its way or stay; once all are whole they take the places of the old ones, in one transaction.
 """
 
 from __future__ import annotations
@@ -48,16 +49,40 @@ def restore(stamp: str) -> dict[str, int]:
             for name in stores.BUCKETS
         }
         for database, file in files.items():
-            command = [
-                "pg_restore",
-                "--clean",
-                "--if-exists",
-                "--single-transaction",
-                f"--dbname={database}",
-                str(file),
-            ]
+            _make_empty(database)
+            command = ["pg_restore", "--single-transaction", f"--dbname={database}_restored", str(file)]
             subprocess.run(command, check=True)
+    _replace_all()
     return copied
+
+
+def _make_empty(database: str) -> None:
+    """As deploy/postgres/databases.sh makes it, beside the one that is there."""
+    made = f"{database}_restored"
+    _psql(
+        f"DROP DATABASE IF EXISTS {made}",
+        f"CREATE DATABASE {made} OWNER {stores.DATABASES[database]}",
+        f"REVOKE CONNECT ON DATABASE {made} FROM PUBLIC",
+    )
+
+
+def _replace_all() -> None:
+    """PostgreSQL refuses where somebody still uses one of them, and then all stay as they are."""
+    _psql(*(f"DROP DATABASE IF EXISTS {database}_replaced" for database in stores.DATABASES))
+    renamed = []
+    for database in stores.DATABASES:
+        renamed += [
+            f"ALTER DATABASE {database} RENAME TO {database}_replaced",
+            f"ALTER DATABASE {database}_restored RENAME TO {database}",
+        ]
+    _psql("BEGIN", *renamed, "COMMIT")
+    _psql(*(f"DROP DATABASE {database}_replaced" for database in stores.DATABASES))
+
+
+def _psql(*statements: str) -> None:
+    """One after another, until one fails."""
+    command = ["psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]
+    subprocess.run([*command, *(f"--command={statement}" for statement in statements)], check=True)
 
 
 def main() -> None:

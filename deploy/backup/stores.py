@@ -9,7 +9,8 @@ from typing import Any
 
 BUCKETS = ("artifacts", "dvc")
 """What the deployment keeps: MLflow's artifacts, and DVC's cache."""
-DATABASES = ("mlflow", "mlflow_auth", "prefect")
+DATABASES = {"mlflow": "mlflow", "mlflow_auth": "mlflow", "prefect": "prefect"}
+"""And whose each is, as deploy/postgres/databases.sh makes them."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from registry.naming import package_model
 from registry.store import Store
 
 RESTORE = [sys.executable, str(running.DEPLOY / "backup" / "restore.py")]
+_MIGRATION = "CREATE TABLE since (run varchar(32) REFERENCES runs (run_uuid)); CREATE TABLE since_alone (number int)"
+_SINCE = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'since%'"
+_RIGHTS = "SELECT datname, pg_get_userbyid(datdba), datacl FROM pg_database ORDER BY datname"
 
 
 def test_a_backup_brings_everything_back_to_machines_that_have_nothing(
@@ -50,11 +53,18 @@ def test_a_backup_brings_everything_back_to_machines_that_have_nothing(
         new = Deployment(tmp_path / "new", given=dict(old.given))
         running.together(stack, running.databases(new), running.store(new))
         assert "there is no whole backup 1999" in _refusal(new, [*RESTORE, "1999"])
+        first_rights = new.run("postgres", command=_psql(_RIGHTS, "postgres"), PGHOST=str(new.socket))
         done = json.loads(new.run("backup", command=[*RESTORE, "latest"], **place))
         assert done["objects_copied"] == first["objects_copied"]
+        new.run("mlflow", command=_psql(_MIGRATION, "mlflow"))
+        with _used(new):
+            assert "is being accessed by other users" in _refusal(new, [*RESTORE, "latest"])
+        assert new.run("mlflow", command=_psql(_SINCE, "mlflow")).split() == ["since", "since_alone"]
         twice = json.loads(new.run("backup", command=[*RESTORE, "latest"]))
         assert twice["objects_copied"] == {"artifacts": 0, "dvc": 0}
+        assert new.run("mlflow", command=_psql(_SINCE, "mlflow")).strip() == ""
         assert new.run("prefect", command=_psql("SELECT number FROM run")).strip() == "7"
+        assert new.run("postgres", command=_psql(_RIGHTS, "postgres"), PGHOST=str(new.socket)) == first_rights
         with running.mlflow(new):
             Store(new.address("mlflow")).pull(model, tmp_path / "pulled")
         for name, content in FILES.items():
@@ -163,6 +173,21 @@ def _psql(statement: str, database: str = "prefect") -> list[str]:
         f"--dbname={database}",
         f"--command={statement}",
     ]
+
+
+@contextlib.contextmanager
+def _used(deployment: Deployment) -> Iterator[None]:
+    """With somebody in the last database."""
+    environment = deployment.process_environment("prefect")
+    with subprocess.Popen(
+        [*_psql("SELECT 1")[:-1]], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as user:
+        assert user.stdin is not None
+        assert user.stdout is not None
+        user.stdin.write(b"SELECT 'here';\n")
+        user.stdin.flush()
+        assert b"here" in user.stdout.readline()
+        yield
 
 
 def _damage(deployment: Deployment, stamp: str, dump: str) -> None:
