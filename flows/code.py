@@ -21,11 +21,14 @@ def extracting() -> str:
 
 
 def packaging(target: str) -> str:
-    """Of what makes and runs a target's packages. Targets of one family share them, and so each other's files."""
+    """Of what makes and runs a target's packages. Targets of one family share them, and so each other's files.
+
+    A workspace may have `components` of its own, elsewhere than the targets are.
+    """
     family = edge_targets.load(target).family
     own = [name for name in edge_targets.names() if family and edge_targets.load(name).family == family] or [target]
     files = shared(_TARGETS, own)
-    return digest(_COMPONENTS.parent, (*files, *imported(_COMPONENTS, files)))
+    return f"{digest(_TARGETS.parent, files)} {digest(_COMPONENTS.parent, imported(_COMPONENTS, files))}"
 
 
 def shared(folder: Path, targets: Iterable[str]) -> tuple[Path, ...]:

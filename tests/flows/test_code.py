@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def test_what_a_module_imports_is_found_wherever_it_imports_it_and_however_far(t
         (package / f"{name}.py").write_text(text)
     found = code.imported(package, (package / "door.py",))
     assert [path.stem for path in found] == ["door", "hinge", "screw"]
+
+
+def test_a_package_is_made_again_when_a_workspace_s_own_components_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(code._COMPONENTS, tmp_path / "components"))
+    monkeypatch.setattr(code, "_COMPONENTS", own)
+    first = code.packaging("x86_avx2")
+    (own / "packed.py").write_text((own / "packed.py").read_text() + "# newer\n")
+    assert code.packaging("x86_avx2") != first
 
 
 def test_subnets_are_cut_again_when_what_merges_adapters_changes(monkeypatch: pytest.MonkeyPatch) -> None:
