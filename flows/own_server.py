@@ -1,9 +1,13 @@
-"""A Prefect server of the workspace's own, which ends with the process that started it, even where that is killed."""
+"""A Prefect server of the workspace's own, which ends with the process that started it, even where that is killed.
+
+Whoever may call it decides what the service runs, and every user of a machine reaches its ports: it asks for a password.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flows.settings import settings
+from registry.keys import write_new
 
 _START_S, _STOP_S, _ANSWER_S = 600, 5, 10
 
@@ -28,6 +33,7 @@ class ServiceError(Exception):
 def prefect_server() -> Iterator[bool]:
     """PREFECT_API_URL names a server inside: the one that was set, or a new one; whether it is a new one.
 
+    A new one's password is in PREFECT_API_AUTH_STRING, and for the same user's other processes in `password` of its folder.
     Prefect must not be imported before. Raises ServiceError.
     """
     if os.environ.get("PREFECT_API_URL"):
@@ -37,11 +43,20 @@ def prefect_server() -> Iterator[bool]:
     home = settings().home / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(home / "serve.lock", timeout=0), running(home / "server.log") as address:
-            os.environ["PREFECT_API_URL"] = address
-            yield True
+        with FileLock(home / "serve.lock", timeout=0):
+            password = _new_password(home / "password")
+            with running(home / "server.log", PREFECT_SERVER_API_AUTH_STRING=password) as address:
+                os.environ |= {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": password}
+                yield True
     except Timeout:
         raise ServiceError("this workspace is served by another process already") from None
+
+
+def _new_password(kept: Path) -> str:
+    password = f"amoeba:{secrets.token_hex(24)}"
+    kept.unlink(missing_ok=True)
+    write_new(kept, password.encode(), 0o600)
+    return password
 
 
 def given_server() -> str:
@@ -59,7 +74,7 @@ def given_server() -> str:
 
 
 @contextlib.contextmanager
-def running(log: Path) -> Iterator[str]:
+def running(log: Path, **environment: str) -> Iterator[str]:
     """A new server, its output in `log`; its address. Raises ServiceError."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -67,7 +82,9 @@ def running(log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "flows.own_server", str(port)]
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as server,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | environment
+        ) as server,
     ):
         try:
             _await(f"http://127.0.0.1:{port}/api", server, log)

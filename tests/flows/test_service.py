@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_the_same_base_again_starts_nothing_however_it_comes(
 def test_a_second_service_of_the_same_workspace_is_refused(service: Service, workspace: Path) -> None:
     refused = amoeba(workspace, "serve")
     assert (refused.returncode, "this workspace is served by another process already" in refused.stderr) == (2, True)
+
+
+def test_its_server_does_nothing_for_another_user_of_the_machine(service: Service, workspace: Path) -> None:
+    password, _, address = service.api.removeprefix("http://").partition("@")
+    assert requests.get(f"http://{address}/health", timeout=60).ok
+    for stranger in ("http://", "http://amoeba:guessed@"):
+        for asked in ("deployments/filter", "flow_runs/filter", "events"):
+            assert requests.post(f"{stranger}{address}/{asked}", json={}, timeout=60).status_code == 401
+    kept = workspace / ".amoeba" / "prefect" / "password"
+    assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == (password, 0o600)
 
 
 def test_a_service_that_stops_takes_its_server_along(service: Service, onboarded: None) -> None:
