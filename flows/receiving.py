@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fastapi import FastAPI, Request, Response
 
+from components.progress import say
 from flows import metrics
 from flows.serving import is_watched
 from flows.watched import watched
@@ -36,11 +37,20 @@ def application(deliveries: Deliveries | None, arrived: Callable[[NewVersion], N
             told = deliveries.new_version(request.headers, await _bounded(request))
         except WebhookError as error:
             return Response(str(error), error.status, media_type="text/plain")
-        if told is not None and is_watched(told.model, watched()):
+        if told is not None and _may_be_watched(told.model):
             arrived(told)
         return Response(status_code=204)
 
     return app
+
+
+def _may_be_watched(model: str) -> bool:
+    """Also where that cannot be said now: the watcher asks again, and a delivery that MLflow sends again was taken before."""
+    try:
+        return is_watched(model, watched())
+    except Exception as error:  # such as a bases.yaml that somebody is editing
+        say(f"a webhook told of {model}, and what is watched cannot be read: {error}")
+        return True
 
 
 async def _bounded(request: Request) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 import uvicorn
+import yaml
 from cryptography.fernet import Fernet
 from fastapi.testclient import TestClient
 from fixtures.services import free_port, started
@@ -186,6 +187,18 @@ def test_a_delivery_of_another_model_wakes_nobody(client: TestClient, woken: que
     headers, body = sent({**CREATED, "data": {"name": "other", "version": "1"}})
     assert client.post("/mlflow", content=body, headers=headers).status_code == 204
     assert woken.empty()
+
+
+def test_a_delivery_wakes_the_watcher_where_what_is_watched_cannot_be_read_now(
+    client: TestClient, woken: queue.Queue[NewVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edited() -> None:
+        raise yaml.YAMLError("half a line")
+
+    monkeypatch.setattr(receiving, "watched", edited)
+    headers, body = sent()
+    assert client.post("/mlflow", content=body, headers=headers).status_code == 204
+    assert woken.get_nowait() == NewVersion("my-base", "3")
 
 
 def test_what_is_not_believed_is_told_its_status_and_wakes_nobody(
