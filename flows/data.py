@@ -16,10 +16,12 @@ from components import messages
 from components.kept import forget
 from components.progress import say
 from components.stages import FINISHED, STAGES
+from components.waiting import alone
 from flows import dvc_alone
 from flows.bases import Declared
 from flows.settings import settings
 from flows.workers import HungError, run
+from registry.reaching import shown
 
 _CONFIGURED = "configured"
 """What DVC calls the remote of AMOEBA_DVC_REMOTE."""
@@ -87,10 +89,9 @@ def push(base: Declared) -> None:
     local = _local_settings()
     if settings().dvc_remote:
         to = ("--remote", _CONFIGURED)
-        known = local["remote"].get(_CONFIGURED, {})
-        for name, value in (("url", str(settings().dvc_remote)), ("verify", "true")):
-            if known.get(name) != value:
-                _dvc("config", "--quiet", "--local", f"remote.{_CONFIGURED}.{name}", value)
+        wanted = {"url": str(settings().dvc_remote), "verify": "true"}
+        if not wanted.items() <= local["remote"].get(_CONFIGURED, {}).items():
+            _configure(wanted)
     elif local["core"].get("remote") == _CONFIGURED:
         say(f"AMOEBA_DVC_REMOTE is not set: DVC's default is the remote {_CONFIGURED!r} no longer")
         _dvc("config", "--quiet", "--local", "--unset", "core.remote")
@@ -99,10 +100,28 @@ def push(base: Declared) -> None:
 
 def _local_settings() -> Mapping[str, Any]:
     """What `.dvc/config.local` says."""
+    known: Mapping[str, Any] = _settings().load_one("local")
+    return known
+
+
+def _configure(remote: Mapping[str, str]) -> None:
+    """As `dvc config --local` does it, whose command line every user of the machine would read: an address may hold a password."""
+    from dvc.config import ConfigError
+
+    try:
+        with (
+            alone(settings().home / "dvc.lock", "DVC is at work for another onboarding in this workspace"),
+            _settings().edit("local") as local,
+        ):
+            local["remote"].setdefault(_CONFIGURED, {}).update(remote)
+    except ConfigError as error:
+        raise StageError(shown(f"AMOEBA_DVC_REMOTE is no remote to DVC: {error}")) from None
+
+
+def _settings() -> Any:
     from dvc.config import Config
 
-    known: Mapping[str, Any] = Config(str(settings().root / ".dvc"), validate=False).load_one("local")
-    return known
+    return Config(str(settings().root / ".dvc"), validate=False)
 
 
 def revision(stage: str, base: Declared) -> str:
@@ -154,6 +173,7 @@ def _dvc(*arguments: str) -> None:
         said: list[str] = []
 
         def hear(line: str, said: list[str] = said) -> None:
+            line = shown(line)
             said.append(messages.words(line))
             sys.stderr.write(messages.passed_on(line))
 

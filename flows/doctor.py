@@ -16,6 +16,7 @@ import edge_targets
 from flows import trusting
 from flows.settings import WorkspaceError, settings
 from registry.errors import RegistryError
+from registry.reaching import shown
 
 _BUILDERS = ("torch", "transformers", "prefect", "mlflow", "dvc")
 _WANTED_FREE_GB = 8
@@ -107,17 +108,18 @@ def _places() -> Iterator[Finding]:
 def _registry() -> Finding:
     from flows.tracking import store
 
-    shown = settings().mlflow_uri or "embedded SQLite"
     try:
         models = store().models()
     except RegistryError as error:
         return Finding("registry", False, "no answer", str(error))
-    return Finding("registry", True, f"{shown.split('@')[-1]}, {len(models)} registered models")
+    return Finding(
+        "registry", True, f"{shown(settings().mlflow_uri or 'embedded SQLite')}, {len(models)} registered models"
+    )
 
 
 def _remote(root: Path) -> Finding:
     if settings().dvc_remote and (root / ".dvc").is_dir():
-        return Finding("DVC remote", True, str(settings().dvc_remote))
+        return Finding("DVC remote", True, shown(str(settings().dvc_remote)))
     command = [sys.executable, "-m", "dvc", "remote", "default"]
     outcome = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if outcome.returncode != 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -73,6 +74,29 @@ def test_the_doctor_names_the_remote_that_is_pushed_to(workspace: Path, monkeypa
     assert (found.fine, found.remedy) == (False, "git init, dvc init, and dvc remote add -d NAME URL")
     monkeypatch.setattr(settings.settings(), "dvc_remote", "s3://ours/dvc")
     assert doctor._remote(workspace).found == "s3://ours/dvc"
+
+
+def test_a_password_in_the_remote_s_address_is_told_to_dvc_alone(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(settings.settings(), "dvc_remote", "https://amoeba:hidden@127.0.0.1:9/dvc")
+    assert doctor._remote(workspace).found == "https://127.0.0.1:9/dvc"
+    run, commands = data.run, []
+
+    def refused(command: list[str], hear: Callable[[str], None], *where: Any) -> int:
+        commands.append(command)
+        hear(f"ERROR: unexpected error - 401, url={settings.settings().dvc_remote}\n")
+        return 255
+
+    monkeypatch.setattr(data, "run", refused)
+    with pytest.raises(data.StageError, match=r"401, url=https://127\.0\.0\.1:9/dvc") as told:
+        data.push(BASE)
+    assert "hidden" in (workspace / ".dvc" / "config.local").read_text()
+    monkeypatch.setattr(data, "run", run)
+    monkeypatch.setattr(settings.settings(), "dvc_remote", "nowhere://amoeba:hidden@127.0.0.1:9/dvc")
+    with pytest.raises(data.StageError, match="AMOEBA_DVC_REMOTE is no remote to DVC") as refusal:
+        data.push(BASE)
+    assert "hidden" not in f"{commands} {told.value} {refusal.value} {capfd.readouterr()}"
 
 
 @pytest.mark.parametrize(("stage", "helps"), [("supernet", True), ("data", False)])
