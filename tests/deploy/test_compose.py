@@ -17,7 +17,7 @@ from fixtures.workspace import PROJECT, make_workspace
 
 SERVICES = compose()["services"]
 NAMES = re.compile(r"\$\{(\w+)")
-LAST = {"proxy", "deployments", "backup"}
+LAST = {"proxy", "deployments", "backup", "worker-2"}
 """Nobody waits for them."""
 INSIDE = {"postgres", "store", "mlflow", "prefect", "buckets", "mlflow-tables", "mlflow-users", "deployments"}
 
@@ -57,6 +57,14 @@ def test_a_service_that_stays_says_when_it_is_well_and_one_that_ends_is_waited_f
     }
     expected = {"service_completed_successfully" if ends else "service_healthy"}
     assert conditions == expected or (name in LAST and not conditions)
+
+
+def test_every_worker_has_a_workspace_of_its_own_that_outlives_it() -> None:
+    workers = [service for service in SERVICES.values() if "worker" in service.get("command", ())]
+    kept = [volume.partition(":")[0] for worker in workers for volume in worker["volumes"]]
+    assert len(set(kept)) == len(workers) == 2
+    assert set(kept) <= set(compose()["volumes"])
+    assert all(worker["deploy"].get("replicas", 1) == 1 for worker in workers)
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - {"mlflow-tables"}))
