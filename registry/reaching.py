@@ -38,7 +38,8 @@ def reaching(uri: str) -> Iterator[None]:
     except MlflowException as error:
         if re.search("No space left|disk is full", str(error)):
             raise NoSpaceError(_FULL) from error
-        if isinstance(error.__cause__, RequestException) or _UNANSWERED.search(str(error)):
+        away = error.error_code == "TEMPORARILY_UNAVAILABLE"  # a database that is locked, for one
+        if away or isinstance(error.__cause__, RequestException) or _UNANSWERED.search(str(error)):
             raise no_answer(uri, error) from error
         raise RegistryError(
             f"the registry at {shown(uri)} refused: {_first_line(error)}; check AMOEBA_MLFLOW_URI and your rights"

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from flows import tracking
 from flows.retrying import may_pass
 from flows.tracking import Run
-from registry.errors import DamagedError, UnreachableError
+from registry.errors import DamagedError, NoSpaceError, RegistryError, UnreachableError
+from registry.reaching import reaching
 from registry.store import Store
 
 AWAY = "http://someone:hunter2@127.0.0.1:9"
@@ -36,6 +39,19 @@ def test_what_a_run_cannot_note_since_the_registry_is_away_may_pass_and_shows_no
         note_while_away(registry)
     assert may_pass(raised.value)
     assert "hunter2" not in str(raised.value)
+
+
+def test_a_locked_database_may_pass_and_a_full_disk_does_not() -> None:
+    def told(said: str) -> Exception:
+        with pytest.raises(RegistryError) as raised, reaching("sqlite:///mlflow.db"):
+            raise MlflowException(f"(sqlite3.OperationalError) {said}", error_code=TEMPORARILY_UNAVAILABLE)
+        return raised.value
+
+    locked = told("database is locked")
+    assert isinstance(locked, UnreachableError)
+    assert may_pass(locked)
+    assert "does not answer ((sqlite3.OperationalError) database is locked)" in str(locked)
+    assert isinstance(told("database or disk is full"), NoSpaceError)
 
 
 def test_what_went_wrong_is_told_where_its_run_cannot_be_ended_either(registry: Store) -> None:
