@@ -91,7 +91,7 @@ def roll_back(server: Server, registered_model: str, *, reason: str, by: str) ->
         raise NotFoundError(
             f"{registered_model} has no version before its {PRODUCTION}; `amoeba history` shows what was"
         )
-    before = versions.resolve(server, registered_model, current.before)
+    before = versions.resolve(server, registered_model, PREVIOUS)
     record = promote(server, before, PRODUCTION, reason=reason, by=by, expected=current.version)
     if record is None:
         raise ConflictError(f"{registered_model} was rolled back by someone else meanwhile")

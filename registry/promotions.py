@@ -89,9 +89,10 @@ class Trail:
     records: tuple[Promotion, ...]
     newest: int
 
-    def of(self, alias: str) -> Promotion | None:
-        """The newest record of an alias."""
-        return next((record for record in self.records if record.alias == alias), None)
+    def of(self, alias: str, version: str | None = None) -> Promotion | None:
+        """The newest record of an alias, or the newest that promoted a version to it."""
+        of_alias = (record for record in self.records if record.alias == alias)
+        return next((record for record in of_alias if version in (None, record.version)), None)
 
     def aliases(self) -> dict[str, str]:
         """Version by alias, as far as records name them."""

@@ -45,8 +45,9 @@ def released(server: Server, registered_model: str, alias_or_version: str) -> tu
     found = server.version(registered_model, asked) if asked is not None else None
     if found is not None:
         record = trail.of(PRODUCTION if alias_or_version == PREVIOUS else alias_or_version)
-        if record is not None:
-            check_promoted(found, record)
+        held_to = trail.of(PRODUCTION, found.version) if alias_or_version == PREVIOUS else record
+        if held_to is not None:
+            check_promoted(found, held_to)
         return _with(known, found), record
     if server.trust.required and asked is None and alias_or_version in (server.aliases(registered_model) or {}):
         raise SignatureError(

@@ -148,6 +148,21 @@ def test_what_an_alias_was_set_to_behind_our_back_is_not_what_readers_get(store:
     assert store.resolve(published, "tried").version == "2"
 
 
+def test_previous_is_the_very_version_that_production_was(store: Store, published: str, tmp_path: Path) -> None:
+    store.promote(store.resolve(published, "3"), reason="new")
+    older = store.resolve(published, PREVIOUS)
+    store.client().set_model_version_tag(
+        published, older.version, MANIFEST_TAG, store.resolve(published, "2").manifest_digest
+    )
+    with pytest.raises(DamagedError, match=f"{published} version 1 is not what was promoted to production"):
+        store.released(published, PREVIOUS)
+    with pytest.raises(DamagedError, match="is not what was promoted"):
+        store.pull(published, tmp_path / "device", PREVIOUS)
+    with pytest.raises(DamagedError, match="is not what was promoted"):
+        store.roll_back(published, reason="slow")
+    assert store.resolve(published).version == "3"
+
+
 @pytest.mark.parametrize(
     "change",
     [{"serial": 9}, {"model": "other--x86"}, {"version": 3}, {"manifest": None}, {"alias": "@"}, {"format_version": 2}],
