@@ -13,6 +13,7 @@ from flows import tracking
 from flows.settings import settings
 from registry.errors import DamagedError, NoSpaceError
 from registry.paths import check_path
+from registry.reaching import shown
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -65,19 +66,24 @@ def _with_version(name: str, version: str) -> Store:
 
 
 def _fetch(name: str, version: str, folder: Path) -> None:
-    """Every file a base is made of, of the size that the store lists; anything else, pickles above all, is left there."""
+    """Every file a base is made of, of the size that the registry lists; anything else, pickles above all, is left there.
+
+    No other server is asked, wherever the version says that it lies.
+    """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    registry = _with_version(name, version)
+    registry, what = _with_version(name, version), f"version {version} of {name!r}"
     with registry.reaching():
         place = registry.mlflow.get_model_version_download_uri(name, version)
+        if registry.artifacts(place).is_elsewhere:  # MLflow would ask there with the registry's credentials
+            raise BaseError(
+                f"{what} lies on another server than the registry, at {shown(place)}; log its files to the registry"
+            )
         repository = get_artifact_repository(place, tracking_uri=registry.uri, registry_uri=registry.uri)
-        files = _files(repository, f"version {version} of {name!r}")
+        files = _files(repository, what)
         needed, free = sum(files.values()), shutil.disk_usage(folder).free
         if needed > free:
-            raise NoSpaceError(
-                f"version {version} of {name!r} has {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f}"
-            )
+            raise NoSpaceError(f"{what} has {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f}")
         for path, size in files.items():
             came = Path(repository.download_artifacts(path, str(folder)))  # type: ignore[no-untyped-call]
             if came.stat().st_size != size:

@@ -37,14 +37,21 @@ class Artifacts:
     """What an MLflow artifact location holds of one version."""
 
     def __init__(self, repository: ArtifactRepository, registry_uri: str, patience: Patience) -> None:
-        # What `runs:` and `models:` lead to is a repository within theirs.
-        self._repository: ArtifactRepository = getattr(repository, "repo", repository)
+        # What `runs:` and `models:` lead to is a repository within theirs, and may be such a one again.
+        while hasattr(repository, "repo"):
+            repository = repository.repo
+        self._repository = repository
         self._patience, address = patience, str(self._repository.artifact_uri)
         self._remote = Remote(address, registry_uri, patience) if address.startswith(("http://", "https://")) else None
         self.is_near = urlsplit(address).scheme in ("", "file")
         """Whether the bytes are on this machine already."""
         self._listings: dict[str, dict[str, FileInfo]] = {}
         self._listing = threading.Lock()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another server than the registry holds them."""
+        return self._remote is not None and not self._remote.is_registry
 
     def file(self, entry: FileEntry, folder: Path) -> None:
         """One file into `folder`; raises DamagedError where the server's word or its bytes are not the entry's."""
@@ -84,7 +91,7 @@ class Artifacts:
 
         A server that is not the registry is asked for it, and may answer with a 500, every time, for what its store lacks.
         """
-        if not self._is_elsewhere:
+        if not self.is_elsewhere:
             return self._small(SIGNATURE_FILE, MOST_SIGNATURE_BYTES) if self._listed(SIGNATURE_FILE) else None
         try:
             return self._small(SIGNATURE_FILE, MOST_SIGNATURE_BYTES)
@@ -138,7 +145,7 @@ class Artifacts:
         try:
             yield
         except UnreachableError as unreachable:
-            if self._is_elsewhere:
+            if self.is_elsewhere:
                 raise
             try:
                 self._check_listed(path, least_bytes, most_bytes)
@@ -164,14 +171,9 @@ class Artifacts:
                 self._listings[parent] = {info.path: info for info in found}
         return self._listings[parent].get(path)
 
-    @property
-    def _is_elsewhere(self) -> bool:
-        """Whether another server than the registry holds them."""
-        return self._remote is not None and not self._remote.is_registry
-
     def _listable(self) -> ArtifactRepository:
         """MLflow's own way there; raises RegistryError where it would show the registry's credentials to another server."""
-        if self._is_elsewhere:
+        if self.is_elsewhere:
             raise RegistryError(
                 f"{shown(self._repository.artifact_uri)} is not at the registry's address, and credentials go nowhere else; "
                 "look at it with a client of that server"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fixtures.artifact_server import serving
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT
 
@@ -215,6 +216,21 @@ def test_what_is_no_model_in_the_registry_is_refused_with_the_reason(store: Stor
         sources.resolved("mlflow:sklearn@7")
     with pytest.raises(BaseError, match="names no version; mlflow:NAME@VERSION does"):
         sources.resolved("mlflow:sklearn")
+
+
+def test_a_version_that_lies_on_another_server_is_refused_before_that_server_is_asked(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    store.ensure_model("lured")
+    with serving(tmp_path) as server:
+        experiment = store.client().create_experiment("lured", artifact_location=server.source)
+        run = store.client().create_run(experiment).info
+        for source in (server.source, f"runs:/{run.run_id}/base"):
+            version = store.client().create_model_version("lured", source, run.run_id).version
+            with pytest.raises(BaseError, match="lies on another server than the registry, at"):
+                sources.resolved(f"mlflow:lured@{version}")
+        assert server.shown == []
 
 
 @pytest.fixture(scope="module")

@@ -230,11 +230,16 @@ def test_a_version_is_looked_at_without_showing_the_password_to_its_server(
 
 
 def test_nothing_is_listed_or_removed_on_another_server_wherever_a_run_s_address_leads(
-    password: None, store: Store, server: ArtifactServer, name: str
+    password: None, store: Store, server: ArtifactServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", store.uri)
     experiment = store.client().create_experiment(name, artifact_location=server.source)
     run = store.client().create_run(experiment).info
-    for source in (run.artifact_uri, f"runs:/{run.run_id}/artifact"):
+    within = f"runs:/{run.run_id}/artifact"
+    store.ensure_model(name)
+    # As whoever speaks to the registry without MLflow's client, which would resolve the run's address.
+    store.client()._get_registry_client().store.create_model_version(name, within, run.run_id)
+    for source in (run.artifact_uri, within, f"models:/{name}/1"):
         artifacts = store.artifacts(source)
         for ask in (artifacts.folders, partial(artifacts.size, "x"), partial(artifacts.remove, "x")):
             with pytest.raises(RegistryError, match="is not at the registry's address"):
