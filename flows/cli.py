@@ -294,7 +294,7 @@ def frontier(
     """
     from flows.measured import point_of
     from flows.tracking import store
-    from registry.errors import SignatureError
+    from registry.errors import OF_ONE_VERSION
 
     registry = store()
     names = [name for name in registry.models() if model is None or name.split("--")[0] == model]
@@ -305,7 +305,7 @@ def frontier(
         for version in registry.versions(name):
             try:
                 point, lineage = point_of(registry, version), registry.manifest(version).lineage
-            except SignatureError as error:
+            except (*OF_ONE_VERSION, ValueError) as error:
                 rows.append({"version": version, "point": None, "lineage": {}, "refused": str(error)})
             else:
                 rows.append({"version": version, "point": point, "lineage": lineage})

@@ -12,12 +12,12 @@ from edge_targets._device.machine import Machine
 from flows.explored import FrontierError, alias_of, frontier_of
 from flows.measured import point_of
 from registry import naming
-from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError, SignatureError
+from registry.errors import OF_ONE_VERSION, DamagedError, NotFoundError, RegistryError
 from registry.promotions import Promotion
 from registry.store import PRODUCTION, Store, Version
 
 _log = logging.getLogger(__name__)
-_UNTOLD = (DamagedError, RefusedError, SignatureError, ValueError)
+_UNTOLD = (*OF_ONE_VERSION, ValueError)
 """What keeps one version from being offered, and no other."""
 
 
@@ -127,7 +127,7 @@ def _frontier(registry: Store, version: Version) -> Iterator[tuple[Version, Prom
             if one.version != member.version:
                 raise NotFoundError(f"{alias} is version {one.version} by now")
             yield one, record
-        except (NotFoundError, DamagedError, RefusedError, SignatureError) as error:
+        except (NotFoundError, *OF_ONE_VERSION) as error:
             _log.warning(
                 "%s version %s of the frontier is left out: %s", version.registered_model, member.version, error
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry import naming
-from registry.errors import NotFoundError, SignatureError
+from registry.errors import OF_ONE_VERSION, NotFoundError
 from registry.store import Store, Version
 
 _UNKNOWN = "not noted"
@@ -56,7 +56,7 @@ def _supernet(registry: Store, model: str, lineage: Mapping[str, Any]) -> Versio
     for version in versions:
         try:
             noted = registry.manifest(version).lineage.get("supernet_revision")
-        except SignatureError:
+        except OF_ONE_VERSION:
             continue
         if noted is not None and noted == lineage.get("supernet_revision"):
             return version

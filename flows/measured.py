@@ -15,7 +15,7 @@ from edge_targets._device import bench
 from edge_targets._device.machine import Machine
 from edge_targets._target import Target
 from flows import tracking
-from registry.errors import SignatureError
+from registry.errors import OF_ONE_VERSION
 from registry.store import Store, Version
 
 KIND = "measurement"
@@ -142,8 +142,8 @@ def _measured_version(registry: Store, figures: dict[str, Any]) -> Version:
         for version in registry.versions(name):
             try:
                 held = {entry.path: entry.sha256 for entry in registry.manifest(version).files}
-            except SignatureError:
-                continue  # what nobody trusted signed cannot be what was measured
+            except OF_ONE_VERSION:
+                continue  # what no device takes cannot be what was measured
             if all(held.get(path) == digest for path, digest in figures["model_files"].items()):
                 return version
     raise MeasurementError(

@@ -186,7 +186,7 @@ def releases(rows: Sequence[dict[str, Any]]) -> None:
             version.version,
             ", ".join(version.aliases),
             *figures,
-            row["lineage"].get("data_revision", "not signed by a trusted key")[:27],
+            "refused: --json says why" if "refused" in row else row["lineage"].get("data_revision", "")[:27],
         )
     _show(table)
 

@@ -37,3 +37,7 @@ class ConflictError(RegistryError):
 
 class SignatureError(RegistryError):
     """What must be signed is not signed, or not by a key that is trusted, or was altered after it was signed."""
+
+
+OF_ONE_VERSION = (DamagedError, RefusedError, SignatureError)
+"""What is wrong with one version, and keeps nobody from any other."""

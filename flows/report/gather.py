@@ -14,7 +14,7 @@ from flows.report.contents import Supernet, full_of, package_of, supernet_of, ta
 from flows.report.places import Seen, Text, alike, seen_of, unpublished
 from flows.report.record import ALIASES, DrawnShape, Gate, Release, Report, TargetReport, Weighed
 from registry import naming
-from registry.errors import SignatureError
+from registry.errors import OF_ONE_VERSION
 from registry.manifest import Manifest
 from registry.store import PRODUCTION, Store, Version
 
@@ -78,14 +78,13 @@ def _target(registry: Store, model: str, target: str, text: Text) -> TargetRepor
     for version in shown:
         try:
             manifest = registry.manifest(version)
-            device = measured.figures_of(registry, version)
-        except SignatureError as error:
+            one = seen_of(version, manifest, measured.figures_of(registry, version), text)
+            own = [alias for alias in ALIASES if alias in version.aliases]
+            releases += [_release(registry, model, target, alias, version, manifest, one) for alias in own]
+        except (*OF_ONE_VERSION, ValueError) as error:
             left_out.append(f"version {version.version}: {error}")
             continue
-        one = seen_of(version, manifest, device, text)
         seen.append(one)
-        own = [alias for alias in ALIASES if alias in version.aliases]
-        releases += [_release(registry, model, target, alias, version, manifest, one) for alias in own]
         if PRODUCTION in version.aliases and (frontier := explored.frontier_of(registry, version)) is not None:
             searched = _searched(frontier)
             beside = unpublished(frontier, text)

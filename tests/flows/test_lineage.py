@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.artifacts import kept
 
 from flows.lineage import Step, trace
 from registry.errors import NotFoundError
-from registry.manifest import Manifest
+from registry.manifest import MANIFEST_FILE, Manifest
 from registry.store import Store
 
 NOTED = {
@@ -41,11 +42,12 @@ def publish(
     return made
 
 
-def test_a_package_is_traced_to_its_base_over_the_supernet_that_it_was_cut_from(
+def test_a_package_is_traced_to_its_base_over_the_supernet_that_it_was_cut_from_whatever_became_of_a_newer_one(
     registry: Store, tmp_path: Path
 ) -> None:
     supernet = publish(registry, tmp_path / "supernet", None, NOTED, {})
     publish(registry, tmp_path / "next supernet", None, {**NOTED, "supernet_revision": "4e"}, {})
+    (kept(registry.resolve("tiny")) / MANIFEST_FILE).unlink()
     facts = {"point": {"shape": "d4w75", "quantization": "int8"}}
     package = publish(registry, tmp_path / "package", "x86", {**NOTED, "subnet_sha256": "6f"}, facts)
     assert trace(registry, "tiny", "x86", "production") == (

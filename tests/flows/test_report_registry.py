@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.artifacts import kept
 
 from components.frontier import Point
 from components.latency import Cost
@@ -24,7 +25,7 @@ from flows.report import gather as gathering
 from flows.report.gather import UnreadableError, gather
 from flows.report.make import write
 from registry.errors import NotFoundError
-from registry.manifest import Manifest
+from registry.manifest import MANIFEST_FILE, Manifest
 from registry.store import Store, Version
 
 FULL_NATS = [3.0, 3.2, 2.9]
@@ -198,6 +199,20 @@ def test_what_cannot_be_compared_is_left_out_of_the_plane_and_told(
         "version 1: its times are of another machine (another, 2 threads, onnxruntime 1.31.1)",
     )
     assert [release.alias for release in target.releases] == ["production", "previous"]
+
+
+@pytest.mark.usefixtures("supernet")
+@pytest.mark.parametrize("lost", [MANIFEST_FILE, "package.json"])
+def test_a_version_that_is_not_whole_is_left_out_and_told(
+    lost: str, registry: Store, model: str, publish: Publish
+) -> None:
+    publish(point())
+    (kept(publish(point("d3w100"))) / lost).unlink()
+    (target,) = gather(registry, model).targets
+    assert [release.alias for release in target.releases] == ["previous"]
+    assert [spot.version for spot in target.spots] == ["1"]
+    (told,) = target.left_out
+    assert told.startswith(f"version 2: the registry no longer holds {lost}")
 
 
 @pytest.mark.usefixtures("supernet")

@@ -11,7 +11,7 @@ from fixtures.artifacts import kept
 
 from components.frontier import Point
 from edge_targets._device.machine import Machine
-from flows import cli_pull, tracking
+from flows import cli_pull, measured, tracking
 from flows.explored import KIND, Explored, Member, Predicted, Reference, Samples
 from flows.finding import Limits, NothingSuitsError, best
 from flows.measured import KIND as MEASUREMENT
@@ -232,3 +232,11 @@ def test_what_a_version_of_the_frontier_measured_is_what_its_own_manifest_says(
     store.attach(explored["production"], KIND, frontier(base, [(explored["better"], lie)]))
     with pytest.raises(NothingSuitsError, match=r"6\.0 ms a token"):
         best(store, base, LAPTOP, Limits(max_latency_ms=2), target="x86_avx2")
+
+
+def test_what_was_measured_is_found_behind_a_newer_version_that_is_not_whole(store: Store, tmp_path: Path) -> None:
+    base = target = f"offered{next(_numbers)}"
+    older = _publish(store, tmp_path, base, target, GOOD)
+    (kept(_publish(store, tmp_path, base, target, GOOD, CANDIDATE)) / MANIFEST_FILE).unlink()
+    files = {entry.path: entry.sha256 for entry in store.manifest(older).files}
+    assert measured._measured_version(store, {"target": target, "model_files": files}) == older

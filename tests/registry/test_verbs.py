@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+from fixtures.artifacts import kept
 from typer.testing import CliRunner
 
+from components.frontier import Point
 from flows import releasing, tracking
 from flows.cli import app
+from flows.measured import KIND as MEASUREMENT
 from registry.errors import ConflictError
+from registry.manifest import MANIFEST_FILE
 from registry.store import CANDIDATE, PREVIOUS, PRODUCTION, Store
 
 Ask = Callable[..., Any]
+POINT = Point("d4w100", "int8", 20.0, 0.6, (0.5, 0.7), 100.0, 8.0, 300.0, 130.0, "host")
 
 
 @pytest.fixture
@@ -76,6 +82,27 @@ def test_prefect_hears_of_a_promotion_where_a_server_is_set(
     assert event == "amoeba.promoted"
     assert what["resource"]["prefect.resource.id"] == f"amoeba.model.{'--'.join(released)}"
     assert (what["payload"]["before"], what["payload"]["version"]) == ("2", "1")
+
+
+def test_a_version_that_is_not_whole_or_not_ours_is_told_with_the_reason_beside_the_others(
+    ask: Ask, store: Store, released: tuple[str, str], make_artifact: Any
+) -> None:
+    name = "--".join(released)
+    (kept(store.resolve(name)) / MANIFEST_FILE).unlink()
+    folder, manifest = make_artifact({"more": b"2"})
+    pointed = replace(manifest, facts={"point": POINT.to_json()})
+    mismeasured = store.publish(folder, pointed, registered_model=name, alias="canary")
+    store.attach(mismeasured, MEASUREMENT, b"{}")
+    store.create_version(name, mismeasured.source, mismeasured.run_id, {})
+    rows = ask("frontier", released[0])
+    told = {row["version"]["version"]: row.get("refused", "") for row in rows}
+    assert list(told) == ["4", "3", "2", "1"]
+    assert "is not the one registered" in told["4"]
+    assert "this is no file of `amoeba bench`" in told["3"]
+    assert told["2"] == ""
+    assert "no longer holds manifest.json" in told["1"]
+    done = CliRunner().invoke(app, ["frontier", released[0]], catch_exceptions=False)
+    assert done.stdout.count("refused: ") == 3
 
 
 def test_an_upload_in_a_run_that_began_long_ago_is_young(
