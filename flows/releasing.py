@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict
 
 from flows.tracking import store
 from registry import naming
-from registry.promotions import Promotion
+from registry.errors import NotFoundError
+from registry.promotions import PREVIOUS, Promotion
 from registry.server import Version
 
 EVENT = "amoeba.promoted"
@@ -21,9 +23,13 @@ def registered(model: str, target: str | None) -> str:
 def promote(
     model: str, target: str | None, version: str, alias: str, reason: str, expected: str | None
 ) -> tuple[Version, Promotion | None]:
-    """The version, and the record of its promotion; no record where the alias was at it already."""
+    """The version, and the record of its promotion; no record where the alias was at it already.
+
+    Raises what the registry raises, for a version that no device would take too.
+    """
     registry = store()
     chosen = registry.resolve(registered(model, target), version)
+    registry.manifest(chosen)
     record = registry.promote(chosen, alias, reason=reason, expected=expected)
     if record is not None:
         announce(record)
@@ -31,7 +37,11 @@ def promote(
 
 
 def roll_back(model: str, target: str | None, reason: str) -> Promotion:
-    record = store().roll_back(registered(model, target), reason=reason)
+    """The record of it; raises as `promote` does."""
+    registry, name = store(), registered(model, target)
+    with suppress(NotFoundError):  # which the rollback tells better
+        registry.manifest(registry.resolve(name, PREVIOUS))
+    record = registry.roll_back(name, reason=reason)
     announce(record)
     return record
 

@@ -18,9 +18,11 @@ from components.frontier import Point
 from flows import releasing, tracking
 from flows.cli import app
 from flows.measured import KIND as MEASUREMENT
-from registry.errors import ConflictError
+from registry.errors import ConflictError, DamagedError, SignatureError
+from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE
 from registry.store import CANDIDATE, PREVIOUS, PRODUCTION, Store
+from registry.trust import Revocation, Trust
 
 Ask = Callable[..., Any]
 POINT = Point("d4w100", "int8", 20.0, 0.6, (0.5, 0.7), 100.0, 8.0, 300.0, 130.0, "host")
@@ -67,6 +69,34 @@ def test_a_canary_is_an_alias_of_its_own(ask: Ask, store: Store, released: tuple
 def test_a_promotion_can_be_made_to_depend_on_what_is_there(ask: Ask, released: tuple[str, str]) -> None:
     with pytest.raises(ConflictError, match="is at version 1, not 7"):
         ask("promote", *released, "--expect", "7")
+
+
+def test_what_no_device_takes_is_neither_promoted_nor_gone_back_to(
+    store: Store, name: str, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four versions a key that is revoked by now signed the first; the third is not signed, the fourth lost its manifest."""
+    base, _, target = name.partition("--")
+    lost, lab = (KeyFile(make_key(which, tmp_path / which)[0]) for which in ("lost", "lab"))
+
+    def publisher(key: KeyFile | None, **trust: Any) -> Store:
+        return Store(store.uri, store.artifact_root, Trust(**trust), key)
+
+    for number, key in enumerate((lost, lab)):
+        publisher(key).publish(*make_artifact({"more": b"%d" % number}), registered_model=name)
+    store.publish(*make_artifact({"more": b"2"}), registered_model=name, alias=CANDIDATE)
+    gone = publisher(lab).publish(*make_artifact({"more": b"3"}), registered_model=name, alias="canary")
+    (kept(gone) / MANIFEST_FILE).unlink()
+    trusted, revoked = lab.read().public, Revocation(lost.read().public.fingerprint)
+    promoter = publisher(lab, keys=(trusted,), revoked=(revoked,))
+    monkeypatch.setattr(releasing, "store", lambda: promoter)
+    before = store.history(name)
+    with pytest.raises(SignatureError, match="is not signed"):
+        releasing.promote(base, target, "3", PRODUCTION, "", None)
+    with pytest.raises(DamagedError, match=r"no longer holds manifest\.json"):
+        releasing.promote(base, target, gone.version, PRODUCTION, "", None)
+    with pytest.raises(SignatureError, match="revoked"):
+        releasing.roll_back(base, target, "")
+    assert store.history(name) == before
 
 
 def test_prefect_hears_of_a_promotion_where_a_server_is_set(
