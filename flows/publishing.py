@@ -22,7 +22,7 @@ def publish(
     metrics: dict[str, float],
     curve: dict[str, Any] | None = None,
 ) -> str:
-    """Publish under a run that carries the lineage, unless these very bytes have the alias already; returns the version."""
+    """Publish under a run that carries the lineage, unless the alias is at these very bytes, whole; returns the version."""
     registry, work = tracking.store(), (name, tracking.facts_of(base), {**params, "to": alias})
     known = registry.published(registered_model, manifest, alias)
     if known is not None:

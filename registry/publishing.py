@@ -20,13 +20,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from registry import naming, promoting, signature, versions
-from registry.errors import DamagedError, RefusedError, RegistryError, SignatureError
+from registry.errors import OF_ONE_VERSION, DamagedError, RegistryError, SignatureError
 from registry.manifest import Manifest
 from registry.paths import MANIFEST_FILE, SIGNATURE_FILE
 from registry.progress import Progress
 from registry.pulling import registered
 from registry.server import CONTENT_TAG, MANIFEST_TAG, UPLOAD_TAG, Server, Version
-from registry.trust import Trust
+from registry.trust import NOBODY, Trust
 
 _log = logging.getLogger(__name__)
 
@@ -77,10 +77,7 @@ def _known(server: Server, registered_model: str, manifest: Manifest, own: Trust
     found = versions.find(server, registered_model, MANIFEST_TAG, manifest.digest)
     if found is None:
         return None
-    try:
-        _read_back(server, found.source, manifest)
-    except DamagedError as error:
-        _log.warning("%s version %s is damaged, publishing it anew: %s", registered_model, found.version, error)
+    if not _is_whole(server, found, manifest):
         return None
     _sign(server, manifest, own, found.run_id, found.source)
     return found
@@ -128,14 +125,23 @@ def _upload_content(server: Server, run_id: str, place: str, name: str, content:
         server.mlflow.log_artifact(run_id, str(path), place)
 
 
-def is_signed(server: Server, version: Version) -> bool:
-    """Whether a version is signed by the configured key, where there is one."""
-    own = server.own_trust()
-    if own is None:
-        return True
+def is_sound(server: Server, version: Version) -> bool:
+    """Whether a version is still whole, and signed by the configured key, where there is one."""
     try:
-        registered(server, version, own)
-    except (DamagedError, RefusedError, SignatureError):
+        manifest, _ = registered(server, version, server.own_trust() or NOBODY)
+    except OF_ONE_VERSION:
+        return False
+    with server.reaching():
+        return _is_whole(server, version, manifest)
+
+
+def _is_whole(server: Server, version: Version, manifest: Manifest) -> bool:
+    try:
+        _read_back(server, version.source, manifest)
+    except DamagedError as error:
+        _log.warning(
+            "%s version %s is damaged, publishing it anew: %s", version.registered_model, version.version, error
+        )
         return False
     return True
 

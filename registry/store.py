@@ -50,14 +50,14 @@ class Store(Server):
         )
 
     def published(self, registered_model: str, manifest: Manifest, alias: str = PRODUCTION) -> Version | None:
-        """The version of that alias when it holds these very files, signed by the key that signs here, if one does."""
+        """The version of that alias when it holds these very files, read back, signed by the key that signs here, if one does."""
         try:
             current = self.resolve(registered_model, alias)
         except NotFoundError:
             return None
         if current.tags.get(CONTENT_TAG) != manifest.content_digest:
             return None
-        return current if publishing.is_signed(self, current) else None
+        return current if publishing.is_sound(self, current) else None
 
     def pull(
         self,

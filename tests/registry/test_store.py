@@ -16,7 +16,7 @@ from mlflow.store.entities import PagedList
 
 import registry.server
 from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError, UnreachableError
-from registry.manifest import read_manifest
+from registry.manifest import MANIFEST_FILE, read_manifest
 from registry.store import MANIFEST_TAG, PREVIOUS, PRODUCTION, Store
 
 
@@ -133,12 +133,19 @@ def test_publishing_an_older_manifest_again_moves_the_alias_back_to_it(
     assert store.resolve(name, PREVIOUS).version == "2"
 
 
-def test_a_damaged_version_is_not_used_again_but_published_anew(store: Store, name: str, make_artifact: Any) -> None:
+@pytest.mark.parametrize("damaged", ["model.onnx", MANIFEST_FILE])
+@pytest.mark.parametrize("damage", [flip, lambda path: path.unlink()], ids=["a bit", "lost"])
+def test_a_damaged_version_is_not_used_again_but_published_anew(
+    damaged: str, damage: Any, store: Store, name: str, make_artifact: Any, tmp_path: Path
+) -> None:
     artifact = make_artifact()
-    flip(kept(store.publish(*artifact, registered_model=name)) / "model.onnx")
+    version = store.publish(*artifact, registered_model=name)
+    assert store.published(name, artifact[1]) == version
+    damage(kept(version) / damaged)
+    assert store.published(name, artifact[1]) is None
     again = store.publish(*artifact, registered_model=name)
     assert again.version == "2"
-    assert store.manifest(again) == artifact[1]
+    assert store.pull(name, tmp_path / "device") == artifact[1]
 
 
 def test_a_folder_that_is_not_its_manifest_is_never_published(store: Store, name: str, make_artifact: Any) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from fixtures.artifacts import kept
+from fixtures.artifacts import flip, kept
 from typer.testing import CliRunner
 
 from components.frontier import Point
 from flows import releasing, tracking
+from flows.bases import Declared
 from flows.cli import app
 from flows.measured import KIND as MEASUREMENT
+from flows.publishing import publish
 from registry.errors import ConflictError, DamagedError, SignatureError
 from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE
@@ -133,6 +135,22 @@ def test_a_version_that_is_not_whole_or_not_ours_is_told_with_the_reason_beside_
     assert "no longer holds manifest.json" in told["1"]
     done = CliRunner().invoke(app, ["frontier", released[0]], catch_exceptions=False)
     assert done.stdout.count("refused: ") == 3
+
+
+def test_what_is_in_production_is_published_anew_where_it_is_damaged_and_not_again_where_it_is_whole(
+    store: Store, name: str, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "store", lambda: store)
+    monkeypatch.setattr(tracking, "facts_of", lambda base: {})
+    folder, manifest = make_artifact()
+
+    def published() -> str:
+        return publish("package", folder, manifest, name, Declared("tiny", "", "", ""), {}, PRODUCTION, {})
+
+    assert [published(), published()] == ["1", "1"]
+    flip(kept(store.resolve(name)) / "model.onnx")
+    assert [published(), published()] == ["2", "2"]
+    assert store.pull(name, tmp_path / "device") == manifest
 
 
 def test_an_upload_in_a_run_that_began_long_ago_is_young(
