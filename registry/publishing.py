@@ -2,7 +2,8 @@
 
 1. A version is made only after every file, the signature and then the manifest were uploaded, read back and found right.
    A publisher killed at any point leaves the alias on the old, complete version.
-2. No upload touches the bytes of another version, even within one run: each manifest has a folder of its own.
+2. No upload touches the bytes of another, even within one run: each manifest has a folder of its own, and so has each place
+   that it is published from. Two clones may share a run; whoever was killed finds the folder again that he began.
 3. The same manifest is published once: publishing it again finds the version that holds it, reads it back, and moves
    the alias to it. Where that version is damaged, a new one is made; where it lacks a signature by the key that signs
    now, it gets one: a signature lies beside the manifest and changes no digest.
@@ -12,8 +13,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -59,7 +62,7 @@ def publish(
         version = _known(server, registered_model, manifest, own)
         if version is None:
             with _run(server, run_id, registered_model) as run:
-                place = f"artifact-{manifest.digest[:16]}"
+                place = place_of(manifest, folder)
                 source = f"{server.mlflow.get_run(run).info.artifact_uri}/{place}"
                 server.mlflow.set_tag(run, UPLOAD_TAG, str(round(time.time() * 1000)))
                 _clear(server, registered_model, source)
@@ -97,6 +100,12 @@ def _run(server: Server, run_id: str | None, registered_model: str) -> Iterator[
             server.mlflow.set_terminated(run, "FAILED")
         raise
     server.mlflow.set_terminated(run, "FINISHED")
+
+
+def place_of(manifest: Manifest, folder: Path) -> str:
+    """What an upload is called within its run: the same again for the same manifest of the same folder on this machine."""
+    told = f"{manifest.digest}\n{platform.node()}\n{folder.resolve()}"
+    return f"artifact-{hashlib.sha256(told.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
 
 def _clear(server: Server, registered_model: str, source: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from mlflow.store.entities import PagedList
 import registry.server
 from registry.errors import DamagedError, NotFoundError, RefusedError, RegistryError, UnreachableError
 from registry.manifest import MANIFEST_FILE, read_manifest
+from registry.publishing import place_of
 from registry.store import MANIFEST_TAG, PREVIOUS, PRODUCTION, Store
 
 
@@ -106,12 +109,39 @@ def test_what_a_killed_publisher_left_of_the_same_upload_is_not_in_the_version(
     run = store.client().create_run(store.experiment_id()).info
     folder, manifest = make_artifact()
     (tmp_path / "left-half").write_text("ha")
-    place = f"artifact-{manifest.digest[:16]}"
+    place = place_of(manifest, folder)
     store.client().log_artifact(run.run_id, str(tmp_path / "left-half"), place)
     store.publish(folder, manifest, registered_model=name, run_id=run.run_id)
     held = {Path(file.path).name for file in store.client().list_artifacts(run.run_id, place)}
     assert "manifest.json" in held
     assert "left-half" not in held
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_who_publishes_the_same_from_another_folder_in_the_same_run_touches_no_upload_but_his_own(
+    killed: bool, store: Store, name: str, make_artifact: Any, tmp_path: Path
+) -> None:
+    """As two clones at once; the second begins when the first has uploaded its files, and may be killed where it then is."""
+    run = store.client().create_run(store.experiment_id()).info.run_id
+    folder, manifest = make_artifact()
+    clone = shutil.copytree(folder, tmp_path / "clone")
+
+    def stop(done: int, total: int) -> None:
+        if killed:
+            raise Killed
+
+    def interrupted(done: int, total: int) -> None:
+        if done == total:
+            with contextlib.suppress(Killed):
+                store.publish(clone, manifest, registered_model=name, run_id=run, progress=stop)
+
+    store.publish(folder, manifest, registered_model=name, run_id=run, progress=interrupted)
+    versions = store.versions(name)
+    assert len({version.source for version in versions}) == (1 if killed else 2)
+    for version in versions:
+        store.pull(name, tmp_path / version.version, version.version)
+    store.publish(clone, manifest, registered_model=name, run_id=run)
+    assert store.versions(name) == versions
 
 
 def test_publishing_the_same_manifest_again_uses_the_version_there_is(

@@ -23,6 +23,7 @@ from flows.publishing import publish
 from registry.errors import ConflictError, DamagedError, SignatureError
 from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE
+from registry.publishing import place_of
 from registry.store import CANDIDATE, PREVIOUS, PRODUCTION, Store
 from registry.trust import Revocation, Trust
 
@@ -191,7 +192,7 @@ def test_uploads_of_stopped_publishers_are_listed_and_removed_and_nothing_else(
         patch.setattr(store.client(), "create_model_version", stop)
         with pytest.raises(Stopped):
             store.publish(folder, manifest, registered_model="--".join(released))
-    place = f"artifact-{manifest.digest[:16]}"
+    place = place_of(manifest, folder)
 
     def ours(listed: Any) -> list[Any]:
         return [one for one in listed["leftovers"] if one["place"] == place]
