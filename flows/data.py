@@ -86,10 +86,10 @@ def push(base: Declared) -> None:
     The former is `configured` for DVC: `dvc pull --remote configured` reads it, and what else is set of it stays.
     """
     to: tuple[str, ...] = ()
-    local = _local_settings()
-    if settings().dvc_remote:
+    local, place = _local_settings(), settings().dvc_remote
+    if place:
         to = ("--remote", _CONFIGURED)
-        wanted = {"url": str(settings().dvc_remote), "verify": "true"}
+        wanted = {"url": place if "://" in place else str(settings().root / place), "verify": "true"}
         if not wanted.items() <= local["remote"].get(_CONFIGURED, {}).items():
             _configure(wanted)
     elif local["core"].get("remote") == _CONFIGURED:

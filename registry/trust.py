@@ -4,8 +4,8 @@
 2. `revoked/FINGERPRINT.json` beside them takes a key back for good, whatever it signed and when: there is no clock to trust.
    The file's name alone decides, so one that is cut short still revokes. A revocation in any folder holds for all.
 3. Once a key is known, a signature by a trusted one is wanted. Revoking the last one does not bring back the time before.
-4. A folder or a file that anybody may write is refused: whoever can add a key can sign for it. The folder of a mount that is
-   read-only, such as a secret's, takes no key whatever its mode says.
+4. A folder or a file that anybody may write is refused: whoever can add a key can sign for it. To a folder of a read-only
+   mount, such as a secret's, nobody here adds one, whatever its mode says.
 """
 
 from __future__ import annotations

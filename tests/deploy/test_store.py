@@ -17,7 +17,8 @@ STRANGER = "a-stranger"
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    made = Deployment(tmp_path_factory.mktemp("store") / "deployment")
+    folder = tmp_path_factory.mktemp("store")
+    made = Deployment(folder / "deployment", database=folder)
     with running.store(made):
         yield made
 

@@ -60,6 +60,17 @@ def test_a_remote_whose_place_is_set_keeps_what_else_is_set_of_it_and_becomes_no
     assert "[core]" not in kept
 
 
+def test_a_remote_beside_the_workspace_is_found_from_wherever_the_command_runs(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "else" / "where")
+    monkeypatch.setattr(settings.settings(), "dvc_remote", "../remote")
+    assert dvc(workspace, "repro").returncode == 0
+    data.push(BASE)
+    assert pushed(tmp_path / "remote") == 6
+
+
 def test_what_is_pushed_with_no_place_set_goes_to_the_workspace_s_own_again(workspace: Path) -> None:
     assert dvc(workspace, "repro").returncode == 0
     data.push(BASE)
