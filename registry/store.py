@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from registry import attachments, promoting, promotions, publishing, pulling, versions
-from registry.errors import NotFoundError
+from registry.errors import OF_ONE_VERSION, NotFoundError
 from registry.manifest import Manifest
 from registry.progress import Progress, silent
 from registry.promotions import CANDIDATE, PREVIOUS, PRODUCTION, Promotion
@@ -53,7 +53,7 @@ class Store(Server):
         """The version of that alias when it holds these very files, read back, signed by the key that signs here, if one does."""
         try:
             current = self.resolve(registered_model, alias)
-        except NotFoundError:
+        except (NotFoundError, *OF_ONE_VERSION):
             return None
         if current.tags.get(CONTENT_TAG) != manifest.content_digest:
             return None

@@ -178,6 +178,17 @@ def test_a_damaged_version_is_not_used_again_but_published_anew(
     assert store.pull(name, tmp_path / "device") == artifact[1]
 
 
+def test_a_version_that_is_no_longer_what_was_promoted_is_published_anew(
+    store: Store, name: str, make_artifact: Any, tmp_path: Path
+) -> None:
+    artifact = make_artifact()
+    version = store.publish(*artifact, registered_model=name)
+    store.client().set_model_version_tag(name, version.version, MANIFEST_TAG, "ab" * 32)
+    assert store.published(name, artifact[1]) is None
+    assert store.publish(*artifact, registered_model=name).version == "2"
+    assert store.pull(name, tmp_path / "device") == artifact[1]
+
+
 def test_a_folder_that_is_not_its_manifest_is_never_published(store: Store, name: str, make_artifact: Any) -> None:
     folder, made = make_artifact()
     flip(folder / "model.onnx")
