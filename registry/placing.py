@@ -46,9 +46,10 @@ def recover(to: Path) -> None:
 
 @contextlib.contextmanager
 def making(to: Path) -> Iterator[Path]:
-    """A folder beside `to` to fill; it is removed at the end unless it was placed."""
+    """A folder beside `to` to fill; it is removed at the end unless it was placed. Raises as `check_replaceable` does."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(to.parent):
+    with _alone(to.parent):  # another process may be about to rename what is looked at
+        check_replaceable(to)
         partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.partial-", dir=to.parent))
         lock = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
         _lock(lock)

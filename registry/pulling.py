@@ -53,7 +53,6 @@ def pull(
             _refresh_signature(to, bundle)
             seen.note(to, record, server.trust)
             return manifest
-        placing.check_replaceable(to)
         with placing.making(to) as partial:
             around = (placing.previous_of(to), to)
             Fetching(server.artifacts(version.source), manifest, partial, around, shelf, progress).run()

@@ -38,7 +38,7 @@ class Machine:
         return cls(**{**values, "flags": frozenset(values["flags"]), "l4t": l4t})
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "flags": sorted(self.flags)}
+        return {**asdict(self), "flags": sorted(self.flags), "l4t": list(self.l4t)}
 
 
 def here() -> Machine:

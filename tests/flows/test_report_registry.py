@@ -17,6 +17,8 @@ from components.frontier import Point
 from components.latency import Cost
 from components.search import Candidate, choose
 from components.shape import parse_shape
+from edge_targets._device import bench
+from edge_targets._device.machine import Machine
 from flows import considered, explored, reference, tracking
 from flows.choosing import Choice
 from flows.explored import Considered, Explored, Predicted, Reference
@@ -223,8 +225,10 @@ def test_what_a_device_measured_stands_beside_what_the_host_did_and_neither_beat
     version = publish(point(tpot_ms=8.0))
     device = {
         **figures_of(point(tpot_ms=40.0), processor="a phone"),
-        "format_version": 1,
+        "format_version": bench.FORMAT_VERSION,
         "target": "x86_avx512",
+        "machine": Machine("linux", "x86_64", frozenset({"avx512f", "avx512_vnni"})).to_json(),
+        "runs_on": "ONNX Runtime 1.31.1",
         "model_files": {"model.onnx": "0" * 64},
     }
     device["latency"]["peak_memory_mb"] = 200.0

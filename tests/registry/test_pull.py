@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from fixtures.artifacts import beside, clear, flip, kept, shorten
 
+from registry import placing, pulling
 from registry.errors import DamagedError, NoSpaceError, NotFoundError, RefusedError, RegistryError, UnreachableError
 from registry.manifest import MANIFEST_FILE, MOST_MANIFEST_BYTES, Manifest, read_manifest
 from registry.store import MANIFEST_TAG, PRODUCTION, Store, Version
@@ -153,6 +155,31 @@ def test_a_pull_keeps_the_replaced_folder_beside_the_new_one(
         store.pull(name, to)
     assert read_manifest(to) == artifacts[2][1]
     assert read_manifest(tmp_path / ".device.previous") == artifacts[1][1]
+
+
+def test_what_another_process_is_just_replacing_is_not_taken_for_somebody_s_own(
+    store: Store, name: str, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, usual = tmp_path / "device", pulling.registered
+    store.publish(*make_artifact(), registered_model=name)
+    store.pull(name, to)
+    newer = make_artifact({"more": b"1"})
+    store.publish(*newer, registered_model=name)
+
+    def another_replaces(*given: Any) -> Any:
+        around = placing._alone(tmp_path)
+        around.__enter__()
+        (to / MANIFEST_FILE).rename(tmp_path / "for a moment")
+
+        def ends() -> None:
+            (tmp_path / "for a moment").rename(to / MANIFEST_FILE)
+            around.__exit__(None, None, None)
+
+        threading.Timer(0.5, ends).start()
+        return usual(*given)
+
+    monkeypatch.setattr(pulling, "registered", another_replaces)
+    assert store.pull(name, to) == newer[1]
 
 
 def test_what_is_no_pulled_artifact_is_never_replaced(
