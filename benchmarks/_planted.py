@@ -30,7 +30,7 @@ from flows import packaging
 from flows.bases import Declared, parameters
 from flows.evidence import Artifact
 
-_NOISE = {"a layer damaged a little": 0.3, "a layer damaged": 0.6, "a layer damaged badly": 1.3}
+_NOISE = {"a layer damaged a little": 0.3, "a layer damaged": 0.6, "a layer damaged badly": 2.0}
 """Standard deviation of the noise, in that of the layer's own weights."""
 PLANTED = ("rounded to nearest", *_NOISE)
 
