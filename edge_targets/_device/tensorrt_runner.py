@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,9 @@ class TensorRtRunner(GreedyRunner):
                 session = _session(folder / known["model_files"][0], threads)
             except PackageError as second:
                 raise PackageError(f"not on TensorRT: {error}; not on ONNX Runtime: {second}") from second
-            runs_on = f"ONNX Runtime {version('onnxruntime')} ({session.get_providers()[0]})"
+            import onnxruntime  # whose distribution is onnxruntime-gpu on a Jetson, so metadata would not find it
+
+            runs_on = f"ONNX Runtime {onnxruntime.__version__} ({session.get_providers()[0]})"
             sys.stderr.write(f"running on {runs_on}, not on TensorRT: {error}\n")
             context_length = known["context_length"]
             passage = lambda: _Passage(session, context_length)  # noqa: E731

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import errno
+import importlib.metadata
 import json
 import mmap
 import os
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from fixtures.fake_cuda import FakeDriver
@@ -673,6 +675,16 @@ def test_who_has_no_home_is_asked_for_a_folder_and_needs_none_when_there_is_one(
     assert load(package, 1).runs_on.startswith("ONNX Runtime")
     wanted = "there is no folder to keep engines in (Could not determine home directory.); AMOEBA_ENGINES may name one"
     assert wanted in capsys.readouterr().err
+
+
+def test_onnx_runtime_answers_under_whatever_name_it_was_installed(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", unknown)
+    assert load(package, 1).runs_on.startswith(f"ONNX Runtime {onnxruntime.__version__} (")
 
 
 def unstarted(logger: Any) -> Any:
