@@ -16,7 +16,6 @@ from components import messages
 from components.kept import forget
 from components.progress import say
 from components.stages import FINISHED, STAGES
-from components.waiting import alone
 from flows import dvc_alone
 from flows.bases import Declared
 from flows.settings import settings
@@ -109,10 +108,7 @@ def _configure(remote: Mapping[str, str]) -> None:
     from dvc.config import ConfigError
 
     try:
-        with (
-            alone(settings().home / "dvc.lock", "DVC is at work for another onboarding in this workspace"),
-            _settings().edit("local") as local,
-        ):
+        with dvc_alone.turn(settings().home), _settings().edit("local") as local:
             local["remote"].setdefault(_CONFIGURED, {}).update(remote)
     except ConfigError as error:
         raise StageError(shown(f"AMOEBA_DVC_REMOTE is no remote to DVC: {error}")) from None

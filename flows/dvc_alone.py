@@ -40,8 +40,7 @@ class ConflictError(ValueError):
 def main(arguments: list[str]) -> int:
     lifeline.hold()
     root, home = settings().root, settings().home
-    say_every_s = min(60.0, settings().hang_minutes * 15)  # who waits says so before it counts as hung
-    with alone(home / "dvc.lock", "DVC is at work for another onboarding in this workspace", say_every_s):
+    with turn(home):
         try:
             mend(root, home)
         except ConflictError as error:
@@ -53,6 +52,12 @@ def main(arguments: list[str]) -> int:
         status: int = dvc(arguments)
         keep_lock_file(root, home)
     return status
+
+
+def turn(home: Path) -> contextlib.AbstractContextManager[None]:
+    """While no other DVC is at work in the workspace, nor anybody on its settings; who waits says so before it counts as hung."""
+    say_every_s = min(60.0, settings().hang_minutes * 15)
+    return alone(home / "dvc.lock", "DVC is at work for another onboarding in this workspace", say_every_s)
 
 
 def mend(root: Path, home: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import facts
-from .machine import here, processor
+from .machine import architecture, here, processor
 from .runner import Runner
 from .text import Text
 
@@ -141,7 +141,7 @@ def host() -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
-        "machine": here().machine,
+        "machine": architecture(),
         "governor": governor.read_text("utf-8").strip() if governor.is_file() else None,
     }
 

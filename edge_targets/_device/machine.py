@@ -48,19 +48,27 @@ def here() -> Machine:
     release = re.match(r"# R(\d+) \(release\), REVISION: (\d+)", _text("/etc/nv_tegra_release"))
     return Machine(
         system="android" if "ANDROID_ROOT" in os.environ else sys.platform,
-        machine={"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()),
+        machine=architecture(),
         flags=frozenset(flags[1].split()) if flags else frozenset(),
         memory_mb=_memory_mb(),
-        board=_text("/proc/device-tree/model").rstrip("\0"),
+        board=_board(),
         l4t=(int(release[1]), int(release[2])) if release else (0, 0),
     )
 
 
+def architecture() -> str:
+    """As Linux calls it."""
+    return {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+
+
 def processor() -> str:
     """The processor's name, or on boards the board's: every Jetson Orin calls its processor alike."""
-    board = here().board
     named = re.search(r"^model name\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    return board or (named[1].strip() if named else platform.processor() or platform.machine())
+    return _board() or (named[1].strip() if named else platform.processor() or platform.machine())
+
+
+def _board() -> str:
+    return _text("/proc/device-tree/model").rstrip("\0")
 
 
 def _text(path: str) -> str:
