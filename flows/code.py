@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ import edge_targets
 
 _COMPONENTS = Path(components.__file__).parent
 _TARGETS = Path(edge_targets.__file__).parent
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of a tree for all threads together, and raises SystemError where two parse at once."""
 
 
 def extracting() -> str:
@@ -59,7 +62,9 @@ def digest(root: Path, files: Iterable[Path]) -> str:
 
 
 def _names(path: Path, package: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    with _PARSING:
+        tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             first, _, rest = node.module.partition(".")
             if first == package.name:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +57,29 @@ def test_what_a_module_imports_is_found_wherever_it_imports_it_and_however_far(t
         (package / f"{name}.py").write_text(text)
     found = code.imported(package, (package / "door.py",))
     assert [path.stem for path in found] == ["door", "hinge", "screw"]
+
+
+def test_one_thread_parses_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, parsing, met = tmp_path / "parts", threading.Lock(), list[str]()
+    package.mkdir()
+    parse = ast.parse
+
+    def parsed_slowly(*given: Any, **named: Any) -> Any:
+        if not parsing.acquire(blocking=False):
+            met.append("another thread")
+            return parse(*given, **named)
+        try:
+            time.sleep(0.01)
+            return parse(*given, **named)
+        finally:
+            parsing.release()
+
+    monkeypatch.setattr(ast, "parse", parsed_slowly)
+    for number in range(8):
+        (package / f"part{number}.py").write_text("")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda path: code.imported(package, (path,)), sorted(package.iterdir())))
+    assert met == []
 
 
 def test_a_package_is_made_again_when_a_workspace_s_own_components_change(
