@@ -24,16 +24,21 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.states import Crashed
 
 from flows.lost import is_running
+from flows.serving import INTERRUPTED, REFUSED
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 TAG = "amoeba"
-AUTOMATION = "amoeba: runs that were lost"
+LOST, NEVER_BEGAN = "amoeba: runs that were lost", "amoeba: runs that never began"
+"""What the server's automations are called."""
 SILENT = timedelta(minutes=10)
+TO_BEGIN = timedelta(hours=1)
+"""That a worker may take from accepting a run to the run's first word: it fetches an image, waits for a node."""
 _BEGUN = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _BEAT = "prefect.flow-run.heartbeat"
-_ENDED = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
+_WAITS = ("Paused", "Suspended", "AwaitingRetry")
+_ENDED = ("Completed", "Failed", "Crashed", "Cancelled", REFUSED)
 
 
 def end_lost_runs() -> int:
@@ -44,7 +49,9 @@ def end_lost_runs() -> int:
     with get_client(sync_client=True) as client:
         lost = client.read_flow_runs(flow_run_filter=begun)
         for run in lost:
-            client.set_flow_run_state(run.id, Crashed(message="the service that ran it ended"), force=True)
+            client.set_flow_run_state(
+                run.id, Crashed(name=INTERRUPTED, message="the service that ran it ended"), force=True
+            )
     return len(lost)
 
 
@@ -61,30 +68,48 @@ def end_those_of_killed_processes() -> None:
                 client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
 
 
-def end_silent_runs(silent: timedelta = SILENT) -> None:
+def end_silent_runs(silent: timedelta = SILENT, to_begin: timedelta = TO_BEGIN) -> None:
     """Have a server that many use end, from now on, each of our runs that was not heard of for so long."""
-    automation = AutomationCore(
-        name=AUTOMATION,
+    with get_client(sync_client=True) as client:
+        for automation in (
+            _silence(LOST, {_BEAT}, {_BEAT, *_told(*_WAITS, *_ENDED)}, silent),
+            _silence(
+                NEVER_BEGAN,
+                _told("Pending"),
+                {_BEAT, *_told("Scheduled", "Running", "Cancelling", *_WAITS, *_ENDED)},
+                to_begin,
+            ),
+        ):
+            for known in client.read_automations_by_name(automation.name):
+                client.delete_automation(known.id)
+            client.create_automation(automation)
+
+
+def _silence(name: str, after: set[str], expect: set[str], within: timedelta) -> AutomationCore:
+    """What ends a run of ours of which, after one of the former events, none of the latter is heard in time."""
+    return AutomationCore(
+        name=name,
         description="A worker or a service that is gone cannot say so itself.",
         trigger=EventTrigger(
-            after={_BEAT},
-            expect={_BEAT, *(f"prefect.flow-run.{state}" for state in _ENDED)},
+            after=after,
+            expect=expect,
             match_related={"prefect.resource.id": [f"prefect.tag.{TAG}"], "prefect.resource.role": ["tag"]},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
-            threshold=0,
-            within=silent,
+            threshold=1,  # fewer than so many fire it
+            within=within,
         ),
         actions=[
             ChangeFlowRunState(
-                name=None, state=StateType.CRASHED, message=f"nothing was heard of it for {silent}", force=True
+                name=None, state=StateType.CRASHED, message=f"nothing was heard of it for {within}", force=True
             )
         ],
     )
-    with get_client(sync_client=True) as client:
-        for known in client.read_automations_by_name(AUTOMATION):
-            client.delete_automation(known.id)
-        client.create_automation(automation)
+
+
+def _told(*states: str) -> set[str]:
+    """The events of a run's changes to these states, by their names."""
+    return {f"prefect.flow-run.{state}" for state in states}
 
 
 def _is_killed(run: FlowRun) -> bool:

@@ -20,38 +20,46 @@ if TYPE_CHECKING:
 ARRIVE = "arrive/main"
 REFUSED = "Refused"
 """The state of a run that another try would not help."""
+INTERRUPTED = "Interrupted"
+"""The state of a run that ended with the service that ran it: no fault of its own."""
 AFTER_S = (0, 60, 900)
 """When each try of an onboarding begins, after the one before failed or was lost."""
+_MOST_RUNS = 20
+"""Of a revision, interrupted ones too: one of them may be what ends the service."""
 _ASK_AGAIN_S = 60.0
 """Between two questions after what was begun, however rarely the sources are looked at."""
 
 
-def start(arrival: Arrival, tries: Callable[[Arrival, int], FlowRun] | None = None) -> bool:
+def start(arrival: Arrival, tries: Callable[[Arrival, int, int], FlowRun] | None = None) -> bool:
     """A run of `arrive` for a revision, again where one failed or was lost; whether there is nothing left to start.
 
     Prefect makes one run of a try, however often and by whomever it is asked for.
     """
-    for attempt in range(len(AFTER_S)):
-        state = (tries or _run)(arrival, attempt).state
+    failed = 0
+    for number in range(_MOST_RUNS):
+        state = (tries or _run)(arrival, number, AFTER_S[failed]).state
         if state is None or not state.is_final():
             return False
         if state.is_completed() or state.is_cancelled() or state.name == REFUSED:
             return True
+        failed += state.name != INTERRUPTED
+        if failed == len(AFTER_S):
+            break
     targets = "".join(f" --target {target}" for target in arrival.watched.targets)
     again = f"amoeba onboard {arrival.source} --profile {arrival.watched.profile}{targets}"
-    say(f"{arrival.source}: {len(AFTER_S)} tries failed; Prefect says why, `{again}` tries again")
+    say(f"{arrival.source}: {number + 1} tries failed; Prefect says why, `{again}` tries again")
     return True
 
 
-def _run(arrival: Arrival, attempt: int) -> FlowRun:
+def _run(arrival: Arrival, number: int, after_s: int) -> FlowRun:
     from prefect.deployments import run_deployment
 
     asked = {"source": arrival.source, "profile": arrival.watched.profile, "targets": list(arrival.watched.targets)}
     run = run_deployment(
         ARRIVE,
         parameters=asked,
-        scheduled_time=datetime.now(UTC) + timedelta(seconds=AFTER_S[attempt]),
-        idempotency_key=f"{arrival.key}-{attempt}",
+        scheduled_time=datetime.now(UTC) + timedelta(seconds=after_s),
+        idempotency_key=f"{arrival.key}-{number}",
         timeout=0,
         as_subflow=False,
     )

@@ -87,8 +87,16 @@ def _as_kept(source: str) -> str:
 
 
 def _of(values: Mapping[str, Any]) -> tuple[Watched, ...]:
-    listed = values.get("watched") or ()
-    return tuple(Watched(one["source"], one["profile"], tuple(one.get("targets", ()))) for one in listed)
+    return tuple(_read(one) for one in values.get("watched") or ())
+
+
+def _read(one: Any) -> Watched:
+    try:
+        return Watched(one["source"], one["profile"], tuple(one.get("targets", ())))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnknownNameError(
+            f"bases.yaml: {one!r} cannot be watched: each of `watched` has a source, a profile and, if not all are meant, targets"
+        ) from error
 
 
 def _plain(one: Watched) -> dict[str, Any]:

@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
@@ -16,9 +19,11 @@ from fixtures.service import HTTP, prefect_server, served
 from fixtures.workspace import PROJECT, amoeba, make_workspace
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.lost_runs import end_lost_runs
+from flows.lost_runs import end_lost_runs, end_silent_runs
+from flows.serving import REFUSED
 
 Deployed = dict[str, dict[str, Any]]
 DEPLOYED = ["arrive/main", "look/main", "onboard/main", "package/main", "explore/main", "check/main"]
@@ -98,12 +103,20 @@ def test_prefect_holds_what_is_deployed_against_the_pool_s_job_template(
     assert created(env="not a mapping") == 422
 
 
-def run_in(api: str, state: StateType) -> str:
-    """A run of a deployment that somebody else runs, in this state. Prefect's client asks a busy server again."""
+def run_in(api: str, state: StateType, *, beats: bool = False) -> str:
+    """A run of a deployment that somebody else runs, in this state, of which Prefect's runner may have told once that it is there.
+
+    Prefect's client asks a busy server again.
+    """
     identifier = deployment(api, "check/main")["id"]
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(identifier, parameters={"model": "m"})
         client.set_flow_run_state(run.id, State(type=state), force=True)
+        if beats:
+            tag = RelatedResource({"prefect.resource.id": "prefect.tag.amoeba", "prefect.resource.role": "tag"})
+            of_run = Resource({"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+            beat = Event(event="prefect.flow-run.heartbeat", resource=of_run, related=[tag])
+            HTTP.post(f"{api}/events", json=[beat.model_dump(mode="json")], timeout=60).raise_for_status()
     return str(run.id)
 
 
@@ -164,24 +177,36 @@ def test_a_worker_runs_a_deployment_in_its_own_workspace(
     assert "no base is called 'smollm2-135n'; did you mean smollm2-135m?" in ended["message"]
 
 
-def test_runs_that_a_worker_lost_are_ended_by_the_server_and_asked_for_once(deployed: Deployed, api: str) -> None:
+def test_runs_that_a_worker_lost_are_ended_by_the_server_and_no_others(deployed: Deployed, api: str) -> None:
+    refused = State(type=StateType.FAILED, name=REFUSED, message="no base")
+    with temporary_settings({PREFECT_API_URL: api}):
+        end_silent_runs(silent=timedelta(seconds=10), to_begin=timedelta(seconds=10))  # the least that Prefect takes
+        silent, refused_run = run_in(api, StateType.RUNNING, beats=True), run_in(api, StateType.RUNNING, beats=True)
+        begun, waiting = run_in(api, StateType.PENDING), run_in(api, StateType.PENDING)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(refused_run), refused, force=True)
+            client.set_flow_run_state(UUID(begun), State(type=StateType.RUNNING), force=True)
+        runs = (silent, refused_run, begun, waiting)
+        until = time.monotonic() + 300
+        while {state_of(api, silent), state_of(api, waiting)} != {"CRASHED"}:
+            assert time.monotonic() < until, [state_of(api, run) for run in runs]
+            time.sleep(1)
+        time.sleep(10)  # whatever the others would be ended by has been, too
+        assert [state_of(api, run) for run in runs] == ["CRASHED", "FAILED", "RUNNING", "CRASHED"]
+        end_silent_runs()
+    for run in runs:
+        HTTP.delete(f"{api}/flow_runs/{run}", timeout=60).raise_for_status()
+
+
+def test_a_server_is_asked_once_to_end_what_is_silent_and_once_to_begin_what_arrived(
+    deployed: Deployed, api: str
+) -> None:
     found = HTTP.post(f"{api}/automations/filter", json={}, timeout=60).json()
-    (ours,) = [one for one in found if one["name"] == "amoeba: runs that were lost"]
-    trigger, beat = ours["trigger"], "prefect.flow-run.heartbeat"
-    assert (ours["enabled"], trigger["posture"], trigger["within"], trigger["after"]) == (
-        True,
-        "Proactive",
-        600,
-        [beat],
-    )
-    ended = ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
-    assert set(trigger["expect"]) == {beat, *(f"prefect.flow-run.{state}" for state in ended)}
-    assert trigger["for_each"] == ["prefect.resource.id"]
-    assert trigger["match_related"] == {"prefect.resource.id": ["prefect.tag.amoeba"], "prefect.resource.role": ["tag"]}
+    silences = {one["name"]: one["trigger"]["within"] for one in found if one["name"].startswith("amoeba: runs that")}
+    assert silences == {"amoeba: runs that were lost": 600, "amoeba: runs that never began": 3600}
+    assert len([one for one in found if one["name"].startswith("amoeba: runs that")]) == 2
+    assert len([one for one in found if "amoeba.base.arrived" in str(one["trigger"])]) == 1
     assert deployment(api, "arrive/main")["tags"] == ["amoeba"]
-    assert ours["actions"][0]["state"] == "CRASHED"
-    arrivals = [one for one in found if "amoeba.base.arrived" in str(one["trigger"])]
-    assert len(arrivals) == 1
 
 
 def test_a_service_that_begins_on_a_server_of_many_ends_nobody_s_runs(

@@ -80,6 +80,13 @@ def test_what_has_no_revisions_to_come_cannot_be_watched(source: str) -> None:
         Watched(source, "tiny")
 
 
+@pytest.mark.parametrize("entry", [{"source": "org/name"}, {"profile": "tiny"}, "org/name", ["org/name"]])
+def test_an_entry_that_lacks_something_is_named(workspace: Path, entry: Any) -> None:
+    (workspace / "bases.yaml").write_text(yaml.safe_dump({"watched": [entry]}))
+    with pytest.raises(UnknownNameError, match="each of `watched` has a source, a profile and"):
+        watched.watched()
+
+
 def test_a_folder_is_watched_by_its_whole_path(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workspace / "drop" / "here").mkdir(parents=True)
     monkeypatch.chdir(workspace)
@@ -335,9 +342,9 @@ class _Prefect:
     def __init__(self) -> None:
         self.runs: dict[int, FlowRun] = {}
 
-    def __call__(self, arrival: Arrival, attempt: int) -> FlowRun:
+    def __call__(self, arrival: Arrival, number: int, after_s: int) -> FlowRun:
         new = FlowRun(flow_id=uuid4(), state=Scheduled())
-        return self.runs.setdefault(attempt, new)
+        return self.runs.setdefault(number, new)
 
     def end(self, attempt: int, state: State[Any]) -> None:
         self.runs[attempt].state = state
@@ -373,6 +380,29 @@ def test_a_run_that_failed_or_was_lost_is_tried_again_and_not_for_ever(
     said = capsys.readouterr().err
     assert "org/name@1: 3 tries failed" in said
     assert "`amoeba onboard org/name@1 --profile tiny --target x86_avx2` tries again" in said
+
+
+def test_a_run_that_ended_with_its_service_is_begun_again_at_once_and_is_no_failed_try() -> None:
+    prefect, interrupted = _Prefect(), Crashed(name=serving.INTERRUPTED)
+    for number, state in enumerate(
+        (interrupted, interrupted, Failed(), interrupted, interrupted, Failed(), interrupted)
+    ):
+        assert not _start(prefect)
+        assert len(prefect.runs) == number + 1
+        prefect.end(number, state)
+    assert not _start(prefect)
+    prefect.end(7, Failed())
+    assert _start(prefect)
+    assert len(prefect.runs) == 8
+
+
+def test_what_ends_its_service_each_time_is_not_begun_for_ever() -> None:
+    prefect = _Prefect()
+    for number in range(20):
+        assert not _start(prefect)
+        prefect.end(number, Crashed(name=serving.INTERRUPTED))
+    assert _start(prefect)
+    assert len(prefect.runs) == 20
 
 
 def test_prefect_is_asked_for_one_run_of_each_try_of_a_revision_onboarded_in_one_way(
