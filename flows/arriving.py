@@ -12,16 +12,16 @@ from prefect.states import Failed
 
 from components.base import Base
 from components.progress import say
-from flows import tracking
-from flows.bases import check_profile, entries
-from flows.onboard import Outcome, onboard
+from flows import metrics, onboarding_run, tracking
+from flows.bases import check_name, check_profile, entries
+from flows.onboard import PUSH, Outcome, onboard
 from flows.onboarding_lock import one_at_a_time
 from flows.serving import REFUSED
 from flows.sources import resolved
 from flows.steps import told
 from registry import naming
 from registry.errors import DamagedError, NotFoundError, RefusedError, SignatureError
-from registry.store import Store, Version
+from registry.store import CANDIDATE, PRODUCTION, Store, Version
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,14 @@ class Arrived:
 def arrive(source: str, profile: str = "quick", targets: Sequence[str] = ()) -> Arrived | State[Any]:
     """Onboard a base's revision once: the same bytes, profile and targets a second time start nothing.
 
-    What is no base, and will be none at another try, ends as Refused; all other trouble raises.
+    What is no base, and will be none at another try, ends as Refused. Failed where another try may bring what is lacking; all
+    other trouble raises.
     """
     try:
-        check_profile(profile)
-        base = resolved(source)
+        with metrics.failing_onboarding():
+            check_profile(profile)
+            base = resolved(source)
+            check_name(base)
     except ValueError as error:
         say(f"{source} is refused: {error}")
         return Failed(name=REFUSED, message=str(error))
@@ -52,12 +55,15 @@ def arrive(source: str, profile: str = "quick", targets: Sequence[str] = ()) -> 
         registry = tracking.store()
         for name in (*also_known_as(base, profile), base.name):
             missing = lacking(registry, name, base.fingerprint, profile, targets)
-            if missing == ():
+            if missing == () and onboarding_run.came_to_an_end(name, base.fingerprint, profile):
                 say(f"{source} is onboarded already, as {name} ({base.fingerprint[:12]})")
                 return Arrived(name, base.fingerprint, None)
         outcome = onboard(base.source, profile, missing or targets)
-    for target, reason in outcome.failed.items():
-        say(f"{base.name}: {target} failed: {reason}")
+    for what, reason in outcome.failed.items():
+        say(f"{base.name}: {what} failed: {reason}")
+    again = {what: reason for what, reason in outcome.failed.items() if what == PUSH or what in outcome.passing}
+    if again:
+        return Failed(message="; ".join(f"{what}: {reason}" for what, reason in again.items()))
     return Arrived(base.name, base.fingerprint, outcome)
 
 
@@ -73,7 +79,7 @@ def also_known_as(base: Base, profile: str) -> tuple[str, ...]:
 def lacking(
     registry: Store, name: str, fingerprint: str, profile: str, targets: Sequence[str]
 ) -> tuple[str, ...] | None:
-    """Targets for which no package of this revision is published, of those asked for or of all; None without a supernet."""
+    """Targets for which no package of this revision was released, of those asked for or of all; None without a supernet."""
     import edge_targets
 
     facts = {"base_fingerprint": fingerprint, "profile": profile}
@@ -84,12 +90,17 @@ def lacking(
 
 
 def _holds(registry: Store, registered_model: str, facts: dict[str, str]) -> bool:
-    """Whether a version was made from these."""
+    """Whether a version made from these was released: one whose publisher was killed before that is in no production."""
     try:
         versions = registry.versions(registered_model)
     except NotFoundError:
         return False
-    return any(facts.items() <= _lineage(registry, version).items() for version in versions)
+    released = {
+        record.version for record in registry.history(registered_model) if record.alias in (PRODUCTION, CANDIDATE)
+    }
+    return any(
+        version.version in released and facts.items() <= _lineage(registry, version).items() for version in versions
+    )
 
 
 def _lineage(registry: Store, version: Version) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.files import replace_text
+from components.progress import say
 from components.waiting import alone
 from flows.settings import settings
 
@@ -22,6 +23,10 @@ _HEADER = "# The bases this workspace ships, by the name they have in the regist
 
 class UnknownNameError(ValueError):
     """A base or profile nobody has declared; the message names the nearest."""
+
+
+class NameTakenError(ValueError):
+    """Two bases would have one name, and each would replace the other on every device."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,25 @@ def declared(name: str) -> Declared:
     return Declared(name, **bases[name])
 
 
+def check_name(base: Base) -> None:
+    """Raises NameTakenError where the name is another base's: neither the same bytes, nor of the same source or another folder."""
+    known = _bases().get(base.name)
+    if known is None or known["fingerprint"] == base.fingerprint:
+        return
+    before, now = known["source"], _as_kept(base)
+    if _without_revision(before) != _without_revision(now):
+        if not (Path(before).is_absolute() and Path(now).is_absolute()):
+            raise NameTakenError(
+                f"{base.name!r} is what {before} is called here, and {now} would take its place on every device; "
+                "rename its folder, or remove that entry from bases.yaml to give it the name"
+            )
+        say(f"{base.name}: {now} takes the place of {before}, which had the name")
+
+
 def declare(base: Base, profile: str) -> Declared:
-    """Add or update a base's entry; the file changes only where the entry does."""
-    local = Path(base.source).is_dir()
-    entry = Declared(base.name, str(Path(base.source).resolve()) if local else base.source, base.fingerprint, profile)
+    """Add or update a base's entry; the file changes only where the entry does. Raises NameTakenError."""
+    check_name(base)
+    entry = Declared(base.name, _as_kept(base), base.fingerprint, profile)
     facts = {"source": entry.source, "fingerprint": entry.fingerprint, "profile": entry.profile}
     if _bases().get(base.name) != facts:
         change(lambda values: values.update(bases={**(values.get("bases") or {}), base.name: facts}))
@@ -82,6 +102,15 @@ def change(edit: Callable[[dict[str, Any]], None]) -> None:
         values = entries()
         edit(values)
         replace_text(_path(), _HEADER + yaml.safe_dump(values, sort_keys=False))
+
+
+def _as_kept(base: Base) -> str:
+    """Its source; a folder by its whole path."""
+    return str(Path(base.source).resolve()) if Path(base.source).is_dir() else base.source
+
+
+def _without_revision(source: str) -> str:
+    return source if Path(source).is_absolute() else source.partition("@")[0]
 
 
 def _path() -> Path:

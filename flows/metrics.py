@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BUCKETS_S = (1, 5, 15, 60, 300, 900, 3600, 14400, 43200, float("inf"))
 """Upper ends: a tiny base's step takes one second, the longest training half a day."""
+OUTCOMES = ("complete", "incomplete", "failed")
 _STEP = ("step", "target", "outcome")
 _COUNTERS = {
     "amoeba_step_failures": ("Tries of a step that failed, by the error's class.", ("step", "reason", "tried_again")),
@@ -38,10 +39,11 @@ _PUT = "INSERT OR REPLACE INTO counts VALUES (?, ?, ?)"
 
 
 def begin() -> None:
-    """Count from now on, in this workspace."""
+    """Count from now on, in this workspace; onboardings from 0, since Prometheus sees no increase to a first value."""
     _place().parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(_place(), timeout=_WAIT_S)) as database, database:
         database.execute(_TABLE)
+    _write(_ADD, [("amoeba_onboardings", {"outcome": outcome}, 0.0) for outcome in OUTCOMES])
 
 
 def step_ended(step: str, target: str, outcome: str, seconds: float) -> None:
@@ -57,6 +59,16 @@ def step_failed(step: str, error: BaseException, tried_again: bool) -> None:
 
 def onboarding_ended(outcome: str) -> None:
     _write(_ADD, [("amoeba_onboardings", {"outcome": outcome}, 1.0)])
+
+
+@contextlib.contextmanager
+def failing_onboarding() -> Iterator[None]:
+    """An onboarding that ends inside, before its run begins, has failed."""
+    try:
+        yield
+    except Exception:
+        onboarding_ended("failed")
+        raise
 
 
 def package_published(target: str) -> None:

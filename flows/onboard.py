@@ -24,11 +24,12 @@ from components import lifeline, messages
 from components.base import Base
 from components.progress import say
 from components.stages import STAGES
-from flows import data, lost, lost_runs, measuring, onboarding_run, room, showing, tracking
+from flows import data, lost, lost_runs, measuring, metrics, onboarding_run, room, showing, tracking
 from flows.bases import Declared, check_profile, declare, parameters
 from flows.onboarding_lock import one_at_a_time
 from flows.package import Released, build, release
 from flows.publishing import publish
+from flows.retrying import may_pass
 from flows.runners import outcome_of, task_runner
 from flows.settings import settings
 from flows.sources import resolved
@@ -54,6 +55,8 @@ class Outcome:
     full_accuracy: float | None
     released: tuple[Released, ...]
     failed: dict[str, str]
+    passing: tuple[str, ...] = ()
+    """Of what failed, what another try may help."""
 
 
 @flow(name="onboard", task_runner=task_runner())
@@ -67,7 +70,8 @@ def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) ->
     lifeline.work_for_me(str(settings().root))
     lost.clean()
     lost_runs.end_those_of_killed_processes()
-    origin = find_base(source)
+    with metrics.failing_onboarding():
+        origin = find_base(source)
     with messages.telling(base=origin.name), one_at_a_time(origin.name):
         with onboarding_run.recorded(origin, profile, wanted) as ending:
             outcome = _onboard(origin, profile, wanted)
@@ -81,7 +85,7 @@ def _onboard(origin: Base, profile: str, targets: Sequence[str]) -> Outcome:
     for stage in STAGES:
         reproduce(stage, base)
     supernet_version = register_supernet(base, origin.licence)
-    failed: dict[str, str] = {}
+    failed: dict[str, Exception] = {}
     full: dict[str, Any] | None = None
     released: list[Released] = []
     jobs = {target: build.submit(base, origin.folder, target) for target in targets}
@@ -105,17 +109,18 @@ def _onboard(origin: Base, profile: str, targets: Sequence[str]) -> Outcome:
         full["perplexity"]["value"] if full else None,
         full["accuracy"]["value"] if full else None,
         tuple(released),
-        failed,
+        {what: reason(error) for what, error in failed.items()},
+        tuple(what for what, error in failed.items() if may_pass(error)),
     )
 
 
 @contextmanager
-def _noted(failed: dict[str, str], what: str) -> Iterator[None]:
-    """What goes wrong is noted under `what` with its reason, and the rest goes on."""
+def _noted(failed: dict[str, Exception], what: str) -> Iterator[None]:
+    """What goes wrong is noted under `what`, and the rest goes on."""
     try:
         yield
     except Exception as error:
-        failed[what] = reason(error)
+        failed[what] = error
 
 
 @step("find_base")

@@ -50,6 +50,12 @@ def recorded(origin: Base, profile: str, targets: Sequence[str]) -> Iterator[End
         _tried(opened.close)
 
 
+def came_to_an_end(base: str, fingerprint: str, profile: str) -> bool:
+    """Whether an onboarding of this revision was complete: released, pushed and shown, for whatever targets."""
+    facts = {"base": base, "base_fingerprint": fingerprint, "profile": profile}
+    return tracking.any_finished(_name_of(base), facts)
+
+
 def took(step: str, target: str, seconds: float) -> None:
     """Add what a try of a step took, where this is an onboarding's."""
     if flow_run.flow_name == FLOW:
@@ -60,7 +66,7 @@ def _open(opened: ExitStack, origin: Base, profile: str, targets: Sequence[str])
     """None where this onboarding was complete before."""
     facts = {"base": origin.name, "base_fingerprint": origin.fingerprint, "profile": profile}
     given = {"targets": " ".join(sorted(targets)), "numbers": key_of(parameters())}
-    work = (f"{FLOW} {origin.name}", facts, given)
+    work = (_name_of(origin.name), facts, given)
     if tracking.is_finished(*work):
         return None
     run = opened.enter_context(tracking.run(*work))
@@ -68,6 +74,10 @@ def _open(opened: ExitStack, origin: Base, profile: str, targets: Sequence[str])
     if settings().system_metrics:
         opened.enter_context(_sampled(run.run_id))
     return run
+
+
+def _name_of(base: str) -> str:
+    return f"{FLOW} {base}"
 
 
 def _add(name: str, seconds: float) -> None:

@@ -103,6 +103,12 @@ def is_finished(name: str, facts: Mapping[str, Any], parameters: Mapping[str, An
     return _found(store(), name, facts, parameters, "=") is not None
 
 
+def any_finished(name: str, facts: Mapping[str, Any]) -> bool:
+    """Whether a run of that name and facts came to its end, whatever its parameters."""
+    tags = "".join(f" and tags.`amoeba.{key}` = '{value}'" for key, value in facts.items())
+    return _search(store(), f"attributes.run_name = '{name}' and attributes.status = 'FINISHED'{tags}") is not None
+
+
 def tagged(tag: str, value: str) -> Run | None:
     """The latest run with this tag."""
     registry = store()

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,19 @@ import yaml
 from fixtures.artifact_server import serving
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT
+from prefect.client.schemas.objects import State, StateType
 
 from components.base import Base, BaseError
-from flows import bases, room, settings, sources, tracking
+from flows import arriving, bases, room, settings, sources, tracking
 from flows.arrivals import arrivals
-from flows.arriving import also_known_as, lacking
+from flows.arriving import Arrived, also_known_as, lacking
+from flows.onboard import Outcome
 from flows.onboarding_lock import one_at_a_time
 from flows.watched import Watched
-from registry import naming
+from registry import naming, promoting
 from registry.errors import DamagedError
 from registry.manifest import Manifest
-from registry.store import Store
+from registry.store import PRODUCTION, Store
 
 OLD, NEW = "ab" * 32, "cd" * 32
 TARGETS = ("x86_avx2", "x86_avx512")
@@ -58,14 +61,22 @@ def store(workspace: Path) -> Store:
     return made
 
 
-def publish(store: Store, folder: Path, base: str, target: str | None, fingerprint: str, profile: str = "tiny") -> None:
+def publish(
+    store: Store,
+    folder: Path,
+    base: str,
+    target: str | None,
+    fingerprint: str,
+    profile: str = "tiny",
+    alias: str = PRODUCTION,
+) -> None:
     folder.mkdir()
     (folder / "weights").write_bytes(f"{fingerprint} {target}".encode())
     lineage = {"base_fingerprint": fingerprint, "profile": profile}
     kind = "package" if target else "supernet"
     manifest = Manifest.of(folder, kind=kind, model=base, target=target, facts={}, lineage=lineage)
     registered = naming.package_model(base, target) if target else naming.supernet_model(base)
-    store.publish(folder, manifest, registered_model=registered)
+    store.publish(folder, manifest, registered_model=registered, alias=alias)
 
 
 def test_what_is_published_of_a_revision_is_lacking_no_longer(store: Store, tmp_path: Path) -> None:
@@ -81,6 +92,113 @@ def test_what_is_published_of_a_revision_is_lacking_no_longer(store: Store, tmp_
     assert missing(OLD) == ()
     assert missing(NEW) is None
     assert missing(OLD, "full") is None
+
+
+@pytest.mark.parametrize("alias", ["d30w100-int4", None])
+def test_a_version_that_was_not_released_is_lacking(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alias: str | None
+) -> None:
+    name = f"held-{alias or 'killed'}"
+    publish(store, tmp_path / "supernet", name, None, OLD)
+    with monkeypatch.context() as patch:
+        if alias is None:  # the publisher is killed between the version and its promotion
+
+            def killed(*_: object, **__: object) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(promoting, "promote", killed)
+        with pytest.raises(KeyboardInterrupt) if alias is None else nullcontext():
+            publish(store, tmp_path / "package", name, "x86_avx2", OLD, alias=alias or PRODUCTION)
+    assert len(store.versions(naming.package_model(name, "x86_avx2"))) == 1
+    assert lacking(store, name, OLD, "tiny", ("x86_avx2",)) == ("x86_avx2",)
+
+
+class _Onboarding:
+    """What `onboard` is asked for, and what it comes to."""
+
+    def __init__(self, registry: Store, folder: Path) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.failed: dict[str, str] = {}
+        self.passing: tuple[str, ...] = ()
+        self._registry, self._folder = registry, folder
+
+    def __call__(self, source: str, profile: str, targets: Sequence[str]) -> Outcome:
+        self.asked.append(tuple(targets))
+        facts = {"base": "arrived", "base_fingerprint": OLD, "profile": profile}
+        with tracking.run("onboard arrived", facts, {"targets": " ".join(targets)}) as run:
+            folder = self._folder / str(len(self.asked))
+            if not self._registry.versions_of("arrived"):
+                publish(self._registry, folder.with_suffix(".supernet"), "arrived", None, OLD)
+            for target in targets:
+                if target not in self.failed:
+                    publish(self._registry, folder.with_suffix(f".{target}"), "arrived", target, OLD)
+            run.complete = not self.failed
+        return Outcome("arrived", "1", None, None, (), self.failed, self.passing)
+
+
+@pytest.fixture
+def onboarding(store: Store, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Onboarding:
+    base = Base("arrived", "org/arrived@1", "local", OLD, "apache-2.0", workspace)
+    made = _Onboarding(store, tmp_path)
+    monkeypatch.setattr(arriving, "resolved", lambda source: base)
+    monkeypatch.setattr(arriving, "check_profile", lambda profile: None)
+    monkeypatch.setattr(arriving, "onboard", made)
+    return made
+
+
+def test_an_arrival_is_done_once_its_onboarding_came_to_an_end(onboarding: _Onboarding) -> None:
+    def arrive() -> object:
+        return arriving.arrive.fn("org/arrived@1", "tiny", TARGETS)
+
+    onboarding.failed, onboarding.passing = {"x86_avx512": "no answer", "push": "denied"}, ("x86_avx512",)
+    again = arrive()
+    assert isinstance(again, State)
+    assert (again.type, again.message) == (StateType.FAILED, "x86_avx512: no answer; push: denied")
+    onboarding.failed, onboarding.passing = {"push": "denied"}, ()
+    again = arrive()
+    assert isinstance(again, State)
+    assert again.message == "push: denied"
+    onboarding.failed = {}  # everything is released, and only the push was lacking
+    assert isinstance(arrive(), Arrived)
+    assert onboarding.asked == [TARGETS, ("x86_avx512",), TARGETS]
+    done = arrive()
+    assert isinstance(done, Arrived)
+    assert done.outcome is None
+    assert len(onboarding.asked) == 3
+
+
+def test_what_no_other_try_would_help_is_told_and_ends_the_arrival(
+    onboarding: _Onboarding, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onboarding.failed = {"x86_avx2": "nothing is within 1 ms"}
+    arrived = arriving.arrive.fn("org/arrived@1", "other", ("x86_avx2",))
+    assert isinstance(arrived, Arrived)
+    assert "arrived: x86_avx2 failed: nothing is within 1 ms" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "taken"),
+    [
+        ("org/tiny@1", "org/tiny@2", False),
+        ("org/tiny@1", "lab/tiny@1", True),
+        ("mlflow:tiny@1", "mlflow:tiny@2", False),
+        ("mlflow:tiny@1", "org/tiny@1", True),
+        ("smollm2-135m", "{folder}", True),
+        ("/elsewhere/tiny", "{folder}", False),
+    ],
+)
+def test_two_bases_have_no_one_name(workspace: Path, tmp_path: Path, before: str, now: str, taken: bool) -> None:
+    known = {"tiny": {"source": before, "fingerprint": OLD, "profile": "tiny"}}
+    (workspace / "bases.yaml").write_text(yaml.safe_dump({"bases": known}))
+    source = now.format(folder=tmp_path)
+    bases.check_name(Base("tiny", source, "local", OLD, "apache-2.0", workspace))  # the same bytes
+    other = Base("tiny", source, "local", NEW, "apache-2.0", workspace)
+    if not taken:
+        assert bases.declare(other, "tiny").fingerprint == NEW
+        return
+    with pytest.raises(bases.NameTakenError, match=f"'tiny' is what {before} is called here, and {source} would take"):
+        bases.declare(other, "tiny")
+    assert bases.declared("tiny").fingerprint == OLD
 
 
 def test_a_revision_that_a_newer_one_replaced_is_still_onboarded(store: Store, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fixtures.workspace import PROJECT, amoeba, make_workspace
 from prometheus_client.parser import text_string_to_metric_families
 
 from components import messages
-from components.base import Base
+from components.base import Base, BaseError
 from components.progress import progress, say
 from flows import metrics, onboarding_run, traces, tracking, workers
 from flows.receiving import application
@@ -236,6 +236,24 @@ def test_buckets_cumulate_as_prometheus_reads_them(tmp_path: Path, monkeypatch: 
         )
         assert below == sum(seconds <= end for seconds in taken_s)
     assert counted(found, "amoeba_step_seconds_sum", step="data", target="", outcome="done") == sum(taken_s)
+
+
+def test_an_onboarding_s_first_failure_is_an_increase_wherever_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcomes() -> list[float]:
+        found = values(metrics.exposition().decode())
+        return [counted(found, "amoeba_onboardings_total", outcome=outcome) for outcome in metrics.OUTCOMES]
+
+    monkeypatch.setattr(metrics, "settings", lambda: Settings(workspace=tmp_path))
+    metrics.begin()
+    assert outcomes() == [0, 0, 0]
+    with pytest.raises(BaseError), metrics.failing_onboarding():
+        raise BaseError("no base")
+    with metrics.failing_onboarding():
+        pass
+    metrics.begin()
+    assert outcomes() == [0, 0, 1]
 
 
 @pytest.fixture(scope="module")
