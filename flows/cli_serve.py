@@ -18,7 +18,7 @@ def add(
     profile: Profile = "quick",
     target: Annotated[list[str] | None, typer.Option(help="Only this target; may be repeated.")] = None,
 ) -> None:
-    """Watch a source: `amoeba serve` onboards every new revision of it, once.
+    """Watch a source: `amoeba serve` onboards each revision that it finds newest there, once.
 
     \b
     amoeba bases add Qwen/Qwen3-0.6B --profile full
@@ -66,10 +66,10 @@ def serve(
     every: Annotated[float, typer.Option(min=0, help="Seconds between two looks at every source; 0: no looks.")] = 60.0,
     cron: Annotated[str, typer.Option(help="When every source is looked at too, as a cron line.")] = "",
     host: Annotated[str, typer.Option(help="Where webhooks and health are served.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for none.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for none.")] = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Runs at a time; two would disturb each other's times.")] = 1,
 ) -> None:
-    """Run the deployments, and onboard every new revision of what is watched.
+    """Run the deployments, and onboard each new revision of what is watched.
 
     With PREFECT_API_URL runs are that server's, else those of one of the workspace's own. Webhooks of MLflow are taken at
     /mlflow of --port where AMOEBA_WEBHOOK_SECRET is set; where they cannot reach, looking at the registry does.

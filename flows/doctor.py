@@ -60,7 +60,15 @@ def _targets() -> Iterator[Finding]:
             remedy = f"pip install -c constraints.txt -e '.[{target.extra}]'"
             yield Finding(f"target {name}", False, f"lacks {', '.join(lacking)}", remedy)
         else:
-            yield Finding(f"target {name}", True, f"{target.runtime} {importlib.metadata.version(target.runtime)}")
+            yield Finding(f"target {name}", True, f"{target.runtime} {_version(target.runtime)}".rstrip())
+
+
+def _version(runtime: str) -> str:
+    """Empty where the runtime came under another name, as ONNX Runtime does on a Jetson."""
+    try:
+        return importlib.metadata.version(runtime)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _signing() -> Finding:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import edge_targets
 from edge_targets._device.machine import Machine
 from flows.finding import Limits, NothingSuitsError, Offer, best
+from registry.errors import RegistryError
 from registry.store import CANDIDATE, PRODUCTION, Store
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def _derivable(
     if not suited:
         raise nothing
     try:
+        from components.pinned import UnavailableError
         from flows import calibrating
         from flows.bases import declared
         from flows.choosing import choose_for
@@ -103,7 +105,7 @@ def _derivable(
                 choices.append(choose_for(base, folder, one, _budget(limits), calibrations))
             except JobError as error:
                 reasons.append(str(error))
-    except (WorkspaceError, ValueError, OSError) as error:
+    except (WorkspaceError, UnavailableError, RegistryError, ValueError, OSError) as error:
         reasons.append(str(error))
     if choices:
         return min(choices, key=lambda choice: choice.predicted.perplexity)

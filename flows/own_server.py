@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from flows.settings import settings
 from registry.keys import write_new
+from registry.reaching import shown
 
 _START_S, _STOP_S, _ANSWER_S = 600, 5, 10
 
@@ -69,7 +70,9 @@ def given_server() -> str:
     try:
         requests.get(f"{address.rstrip('/')}/health", timeout=_ANSWER_S)
     except requests.RequestException as error:
-        raise ServiceError(f"the Prefect server at {address} does not answer ({type(error).__name__})") from error
+        raise ServiceError(
+            f"the Prefect server at {shown(address)} does not answer ({type(error).__name__}); check PREFECT_API_URL and the server"
+        ) from error
     return address
 
 

@@ -15,6 +15,7 @@ from components.progress import say
 from flows.own_server import ServiceError, given_server, prefect_server
 from flows.settings import environment_of_runs, settings
 from flows.webhook import Deliveries
+from registry.reaching import shown
 
 if TYPE_CHECKING:
     from flows.serving import Watcher
@@ -45,7 +46,7 @@ def run(every_s: float, cron: str, host: str, port: int, at_once: int) -> None:
         if port:
             running.enter_context(_receiving(host, port, deliveries, watcher))
         running.enter_context(_watching(watcher))
-        say(f"serving; runs are at {os.environ['PREFECT_API_URL']}")
+        say(f"serving; runs are at {shown(os.environ['PREFECT_API_URL'])}")
         asyncio.run(runner.start())
 
 

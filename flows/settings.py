@@ -21,7 +21,8 @@ class WorkspaceError(Exception):
 class Settings(BaseSettings):
     """Each field may be set as AMOEBA_<FIELD>."""
 
-    model_config = SettingsConfigDict(env_prefix="AMOEBA_")
+    # A variable that is there and empty, as of a secret that CI does not have, is not set: it would name the working folder.
+    model_config = SettingsConfigDict(env_prefix="AMOEBA_", env_ignore_empty=True)
 
     workspace: Path | None = None
     """The folder of dvc.yaml; the nearest one above the working folder when not set."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 
 from components.files import disk_ran_full
@@ -24,6 +25,8 @@ def explained(error: BaseException) -> str | None:
         return f"this needs {error.name}, which is not installed; {_install_line(error.name or '')}"
     if isinstance(error, (RegistryError, WorkspaceError, ValueError)):
         return str(error)
+    if (said := _said_of_prefect(error)) is not None:
+        return said
     if type(error).__module__.split(".")[0] in ("components", "edge_targets", "flows"):
         return str(error)
     if isinstance(error, OSError):
@@ -34,6 +37,19 @@ def explained(error: BaseException) -> str | None:
 def reason(error: object) -> str:
     """Why a target failed, in one line whatever it was."""
     return (explained(error) if isinstance(error, BaseException) else None) or str(error)
+
+
+def _said_of_prefect(error: BaseException) -> str | None:
+    """A server that is away, or that refuses; its client's errors share no base class, and are not imported to ask."""
+    from registry.reaching import shown
+
+    kind, server = type(error), f"the Prefect server at {shown(os.environ.get('PREFECT_API_URL', 'no address'))}"
+    said = shown(_first_line(error))
+    if kind.__name__ == "PrefectHTTPStatusError":
+        return f"{server} refused ({said}); check PREFECT_API_AUTH_STRING and PREFECT_API_URL"
+    if kind.__module__.split(".")[0] == "httpx" or said.startswith("Failed to reach API"):
+        return f"{server} does not answer ({said or kind.__name__}); check PREFECT_API_URL and the server"
+    return None
 
 
 def _first_line(error: BaseException) -> str:

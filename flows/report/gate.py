@@ -51,13 +51,14 @@ def _line(what: str, figure: Mapping[str, Any]) -> GateLine:
     """The gate counts what is worse as a share; people read percent, and points of accuracy."""
     worse, verdict = figure["worsening"], str(figure["verdict"])
     unit = "points" if figure["name"] == "accuracy" else "%"
-    estimate, low, high = (signed(100 * _checked(worse[name])) for name in ("estimate", "low", "high"))
+    values = [100 * _checked(worse[name]) for name in ("estimate", "low", "high")]
+    estimate, low, high = map(signed, values)
     return GateLine(
         what=what,
         figure=str(figure["name"]),
         baseline=number(_checked(figure["baseline"]), 4),
         now=number(_checked(figure["candidate"]), 4),
-        worse=f"{estimate} {unit} ({low} to {high})",
+        worse="no number" if any(map(math.isnan, values)) else f"{estimate} {unit} ({low} to {high})",
         allowed=f"{100 * _checked(figure['margin']):g} {unit}",
         verdict=verdict,
         status=_status(verdict),
@@ -69,6 +70,9 @@ def _status(verdict: str) -> Status:
 
 
 def _checked(value: Any) -> float:
+    """`null` is what `--json` has where a figure is no number."""
+    if value is None:
+        return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"a figure is a number, got {str(value)[:40]!r}")
     return float(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from components.shape import MixedShape, Shape, parse_shape
 from flows.report.record import DrawnShape, Estimate, Full, Release, Spot, Task
 
@@ -16,6 +18,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """With as many digits as mean something: 0.012, 6.49, 152, 1,234."""
     if value is None:
         return "not measured"
+    if math.isnan(value):
+        return "no number"
     if value == 0:
         return "0"
     if abs(value) >= 1000:

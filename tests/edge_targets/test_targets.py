@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -137,6 +138,15 @@ def test_doctor_looks_for_what_a_target_needs(name: str, monkeypatch: pytest.Mon
         assert module in missing.found
     if target.runtime_modules:
         assert f".[{target.extra}]" in missing.remedy
+
+
+def test_doctor_finds_a_runtime_that_came_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", unknown)
+    (found,) = [finding for finding in doctor._targets() if finding.what == "target x86_avx512"]
+    assert (found.fine, found.found) == (True, edge_targets.load("x86_avx512").runtime)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,21 @@ def test_pulled_files_are_kept_in_the_users_cache_unless_told_otherwise(monkeypa
     monkeypatch.setenv("AMOEBA_CACHE_MEGABYTES", "5")
     assert Settings().pulled == Path("/srv/elsewhere")
     assert Settings().cache_megabytes == 5
+
+
+def test_a_variable_that_is_there_and_empty_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AMOEBA_")]:
+        monkeypatch.delenv(name)
+    unset = Settings()
+    names = ("CACHE" if field == "pull_cache" else field.upper() for field in Settings.model_fields)
+    for name in names:
+        monkeypatch.setenv(f"AMOEBA_{name}", "")
+    assert Settings() == unset
+
+
+def test_a_port_that_no_machine_has_is_refused(tmp_path: Path) -> None:
+    refused = amoeba(make_workspace(tmp_path / "workspace"), "serve", "--port", "70000")
+    assert (refused.returncode, "is not in the range 0<=x<=65535" in refused.stderr) == (2, True), refused.stderr
 
 
 def test_a_machine_is_told_null_where_json_has_no_number(capsys: pytest.CaptureFixture[str]) -> None:

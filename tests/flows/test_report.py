@@ -310,6 +310,12 @@ def test_a_verdict_of_the_gate_is_read_in_the_figures_own_units(tmp_path: Path) 
     assert reason.verdict == "inconclusive: no time of this machine"
 
 
+def test_a_figure_that_is_no_number_is_read_as_such(tmp_path: Path) -> None:
+    (tmp_path / "check.json").write_text(json.dumps(OUTCOME).replace("0.58", "null").replace("0.02", "null"))
+    figure, _ = gate.read(tmp_path / "check.json").lines
+    assert (figure.baseline, figure.now, figure.worse) == ("0.6000", "no number", "no number")
+
+
 @pytest.mark.parametrize(
     "content",
     [

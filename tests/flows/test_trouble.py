@@ -12,9 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT, amoeba, dvc, make_workspace
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows import cli, settings
 from flows.space import SpaceError, ensure_space
@@ -98,6 +100,16 @@ def test_a_registry_that_does_not_answer_is_named_without_its_password(workspace
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("verb", [("package", "tiny-base", "x86_avx512"), ("serve",)])
+def test_a_prefect_server_that_does_not_answer_is_named_without_its_password(
+    workspace: Path, verb: tuple[str, ...]
+) -> None:
+    said = refused(workspace, *verb, PREFECT_API_URL="http://user:secret@127.0.0.1:9/api")
+    assert "the Prefect server at http://127.0.0.1:9/api does not answer" in said
+    assert "check PREFECT_API_URL" in said
+    assert "secret" not in said
+
+
 def test_pulling_what_was_never_published_says_so(workspace: Path, tmp_path: Path) -> None:
     said = refused(workspace, "pull", "tiny-base", "x86_avx512", "--to", str(tmp_path / "x"))
     assert "the registry has no model 'tiny-base--x86_avx512'" in said
@@ -173,6 +185,16 @@ def test_a_full_disk_is_recognised_behind_another_librarys_error() -> None:
     behind.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     assert "make room" in (explained(behind) or "")
     assert "make room" in (explained(ValueError("(sqlite3.OperationalError) database or disk is full")) or "")
+
+
+def test_a_prefect_server_that_wants_another_password_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "https://user:secret@prefect.example/api")
+    request = httpx.Request("GET", "https://user:secret@prefect.example/api/flows")
+    refusal = httpx.HTTPStatusError("unused", request=request, response=httpx.Response(401, request=request))
+    said = explained(PrefectHTTPStatusError.from_httpx_error(refusal)) or ""
+    assert "the Prefect server at https://prefect.example/api refused" in said
+    assert "check PREFECT_API_AUTH_STRING" in said
+    assert "secret" not in said
 
 
 def test_too_little_room_is_told_before_any_work(tmp_path: Path) -> None:
