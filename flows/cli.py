@@ -17,6 +17,9 @@ from components.progress import say
 from flows import cli_check, cli_explore, cli_keys, cli_pull, cli_registry, cli_report, cli_serve
 from flows.cli_output import AllowUnsigned, Json, RequireSignature, print_json
 
+_INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -46,10 +49,12 @@ def onboard(
     amoeba onboard ./my-model --profile full --target x86_avx512
     amoeba onboard Qwen/Qwen2.5-0.5B-Instruct@main
     """
+    from flows.own_server import serve_this_command
     from flows.settings import settings
     from flows.space import ensure_space
 
-    ensure_space(settings().root)  # Prefect's embedded server would wait minutes on a full disk
+    ensure_space(settings().root)  # Prefect's server would wait minutes on a full disk
+    serve_this_command()
     from flows.onboard import onboard as run
 
     outcome = run(base, profile, tuple(target or ()))
@@ -80,6 +85,9 @@ def package(
     amoeba package smollm2-135m android_arm64 --max-memory-mb 200 --alias production
     """
     from edge_targets._target import Budget
+    from flows.own_server import serve_this_command
+
+    serve_this_command()
     from flows.package import package as run_package
 
     given = max_latency_ms is not None or max_memory_mb is not None
@@ -444,15 +452,17 @@ def main() -> None:
     # Commands that answer about themselves need no environment.
     if set(sys.argv[1:]) & {"--help"} or len(sys.argv) == 1:
         app()
-    from flows.settings import prepare_environment
+    from flows.settings import check_workspace, prepare_environment
     from flows.trouble import explained
 
     try:
+        check_workspace()
         prepare_environment()
         app()
-    except KeyboardInterrupt:
-        say("stopped; run the same command again to go on from here")
-        raise SystemExit(130) from None
+    except SystemExit as ended:  # which is what Typer makes of Ctrl-C
+        if ended.code == _INTERRUPTED:
+            say("stopped; run the same command again to go on from here")
+        raise
     except Exception as error:
         message = explained(error)
         if message is None:

@@ -38,6 +38,9 @@ def check(
     """
     from components.files import replace_text
     from flows import verdicts
+    from flows.own_server import serve_this_command
+
+    serve_this_command()
     from flows.check import EXIT_CODES, overall
     from flows.check import check as run_check
 

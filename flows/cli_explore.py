@@ -24,6 +24,9 @@ def explore(
     amoeba explore smollm2-135m x86_avx512 --points 16
     amoeba pull smollm2-135m x86_avx512 --max-latency-ms 5 --to model
     """
+    from flows.own_server import serve_this_command
+
+    serve_this_command()
     from flows.explore import explore as run
 
     explored = run(model, target, points)

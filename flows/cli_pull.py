@@ -42,7 +42,7 @@ def pull(
     \b
     amoeba pull smollm2-135m x86_avx512 --to model
     amoeba pull smollm2-135m --auto --max-latency-ms 8 --to model
-    amoeba pull smollm2-135m x86_avx2 --max-latency-ms 3 --build --to model
+    amoeba pull smollm2-135m x86_avx2 --max-latency-ms 4 --build --to model
     amoeba pull smollm2-135m --rollback --to model
     """
     from flows import trusting
@@ -94,7 +94,7 @@ def _fetched(
     if (target is None) != auto:
         raise ValueError("name a target, one of `amoeba targets`, or ask for --auto, and not for both")
     registry, promoted = store(signature), None
-    if target is None or any(vars(limits).values()) or build:
+    if target is None or limits.given or build:
         from edge_targets._device.machine import here
         from flows.obtaining import obtain
 

@@ -102,7 +102,10 @@ def _places() -> Iterator[Finding]:
     try:
         root = settings().root
     except WorkspaceError as error:
-        yield Finding("workspace", False, "none", str(error))
+        device = settings().mlflow_uri is not None  # which needs a registry alone
+        yield Finding("workspace", device, "none", "" if device else str(error))
+        if device:
+            yield _registry()
         return
     yield Finding("workspace", True, str(root))
     free_gb = shutil.disk_usage(root).free / 1e9

@@ -32,6 +32,11 @@ class Limits:
     min_accuracy: float | None = None
     """A share of the questions, 0 to 1."""
 
+    @property
+    def given(self) -> bool:
+        """Whether there is any."""
+        return self != Limits()
+
     def __str__(self) -> str:
         said = [f"{self.max_latency_ms:g} ms a token"] if self.max_latency_ms is not None else []
         said += [f"{self.max_memory_mb:g} MB"] if self.max_memory_mb is not None else []
@@ -89,7 +94,6 @@ def best(
 def _offers(
     registry: Store, base: str, machine: Machine | None, limits: Limits, alias: str, only: str | None
 ) -> Iterator[Offer]:
-    limited = any(limit is not None for limit in vars(limits).values())
     for name in registry.models():
         model, _, target = name.partition("--")
         if model != base or not target or target != (only or target):
@@ -101,7 +105,7 @@ def _offers(
         except _UNTOLD as error:
             yield Offer(target, None, None, str(error))
             continue
-        for one, promoted in ((version, record), *(_frontier(registry, version) if limited else ())):
+        for one, promoted in ((version, record), *(_frontier(registry, version) if limits.given else ())):
             point, left = _point_or_why_not(registry, target, one, machine, limits)
             yield Offer(target, one, point, left, promoted)
 
@@ -146,12 +150,14 @@ def _point_or_why_not(
     if point is None:
         return None, "its manifest has no measured point"
     unsuited = edge_targets.load(target).suits(machine) if machine is not None else None
-    return point, unsuited or _over(point, machine.memory_mb if machine is not None else 0, limits) or ""
+    too_large = None
+    if machine is not None and machine.memory_mb and point.memory_mb > machine.memory_mb:
+        too_large = f"it takes {point.memory_mb:.0f} MB, here are {machine.memory_mb:.0f}"
+    return point, unsuited or too_large or beyond(point, limits) or ""
 
 
-def _over(point: Point, here_mb: float, limits: Limits) -> str | None:
-    if here_mb and point.memory_mb > here_mb:
-        return f"it takes {point.memory_mb:.0f} MB, here are {here_mb:.0f}"
+def beyond(point: Point, limits: Limits) -> str | None:
+    """Which of the limits a point is over or under; None where it keeps to all."""
     if limits.max_latency_ms is not None and point.tpot_ms > limits.max_latency_ms:
         return f"{point.tpot_ms:.1f} ms a token ({point.measured_on}), over {limits.max_latency_ms:g}"
     if limits.max_memory_mb is not None and point.memory_mb > limits.max_memory_mb:

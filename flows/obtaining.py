@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import edge_targets
+from components.progress import say
 from edge_targets._device.machine import Machine
-from flows.finding import Limits, NothingSuitsError, Offer, best
+from flows.finding import Limits, NothingSuitsError, Offer, best, beyond
 from registry.errors import RegistryError
 from registry.store import CANDIDATE, PRODUCTION, Store
 
@@ -59,16 +60,23 @@ def obtain(
 
 
 def _built(model: str, target: str, limits: Limits, *, here: bool) -> Obtained:
+    """Built, and measured: limits for this machine must hold here; those for a device were held against its prediction.
+
+    Raises NothingSuitsError where one does not hold that must.
+    """
+    from flows.own_server import serve_this_command
+
+    serve_this_command()
     from flows.package import package
 
     released = package(model, target, _budget(limits), CANDIDATE, here=here)
-    accuracy = released.point.accuracy
-    if limits.min_accuracy is not None and (accuracy is None or accuracy < limits.min_accuracy):
-        found = "unknown" if accuracy is None else f"{accuracy:.1%}"
-        raise NothingSuitsError(
-            f"{target} was built and published as {CANDIDATE}, version {released.version}, but its accuracy is {found}, "
-            f"under {limits.min_accuracy:.1%}; allow more time or memory, or less accuracy"
-        )
+    built = f"{target} was built and published as {CANDIDATE}, version {released.version}"
+    over = beyond(released.point, limits if here else Limits(min_accuracy=limits.min_accuracy))
+    if over is not None:
+        raise NothingSuitsError(f"{built}, but {over}; allow more time or memory, or less accuracy")
+    over = beyond(released.point, limits)
+    if over is not None:
+        say(f"{built}; {over}, while its device is predicted to keep to it")
     return Obtained(target, released.version, built=True)
 
 

@@ -24,6 +24,8 @@ from registry.keys import write_new
 from registry.reaching import shown
 
 _START_S, _STOP_S, _ANSWER_S = 600, 5, 10
+_OF_COMMAND = contextlib.ExitStack()
+"""What lasts as long as this process."""
 
 
 class ServiceError(Exception):
@@ -53,11 +55,31 @@ def prefect_server() -> Iterator[bool]:
         raise ServiceError("this workspace is served by another process already") from None
 
 
+def serve_this_command() -> None:
+    """From now on PREFECT_API_URL names a server: the one that was set, or a new one that ends with this process.
+
+    Prefect's own would be in the terminal's process group, and end before the flow that Ctrl-C ends; it asks for no password, too.
+    Prefect must not be imported before. Raises ServiceError.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        given_server()
+        return
+    home, password = settings().home / "prefect", _password()
+    home.mkdir(parents=True, exist_ok=True)
+    of_command = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_API_AUTH_STRING": password}
+    address = _OF_COMMAND.enter_context(running(home / "command.log", **of_command))
+    os.environ |= {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": password}
+
+
 def _new_password(kept: Path) -> str:
-    password = f"amoeba:{secrets.token_hex(24)}"
+    password = _password()
     kept.unlink(missing_ok=True)
     write_new(kept, password.encode(), 0o600)
     return password
+
+
+def _password() -> str:
+    return f"amoeba:{secrets.token_hex(24)}"
 
 
 def given_server() -> str:
@@ -86,7 +108,12 @@ def running(log: Path, **environment: str) -> Iterator[str]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=os.environ | environment,
+            start_new_session=True,  # Ctrl-C is for the flow, which still has something to tell its server
         ) as server,
     ):
         try:

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 WORKSPACE_FILES = ("dvc.yaml", "params.yaml", "bases.yaml")
+_WORKSPACE = f"a folder with {', '.join(WORKSPACE_FILES)}"
 
 
 class WorkspaceError(Exception):
@@ -62,11 +63,11 @@ class Settings(BaseSettings):
         if self.workspace is not None:
             return self.workspace.resolve()
         for folder in (Path.cwd(), *Path.cwd().parents):
-            if all((folder / name).is_file() for name in WORKSPACE_FILES):
+            if _is_workspace(folder):
                 return folder
         raise WorkspaceError(
-            f"{Path.cwd()} is not in a workspace: a folder with {', '.join(WORKSPACE_FILES)}. "
-            "Go to the checkout, or name it in AMOEBA_WORKSPACE"
+            f"{Path.cwd()} is not in a workspace: {_WORKSPACE}. Go to the checkout, or name it in AMOEBA_WORKSPACE; a device that "
+            "only pulls names its registry in AMOEBA_MLFLOW_URI"
         )
 
     @property
@@ -92,6 +93,17 @@ class Settings(BaseSettings):
     def artifact_root(self) -> str | None:
         """Where the embedded MLflow puts files; a server decides for itself."""
         return None if self.mlflow_uri else str(self.home / "mlflow-artifacts")
+
+
+def _is_workspace(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in WORKSPACE_FILES)
+
+
+def check_workspace() -> None:
+    """Raises WorkspaceError where AMOEBA_WORKSPACE names none: a registry would be made there, and nothing be in it."""
+    named = settings().workspace
+    if named is not None and not _is_workspace(named):
+        raise WorkspaceError(f"AMOEBA_WORKSPACE is {named}, which is no workspace: {_WORKSPACE}")
 
 
 @cache

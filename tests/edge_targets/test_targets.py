@@ -21,6 +21,7 @@ from edge_targets import _package
 from edge_targets._device import facts
 from edge_targets._target import PackageError, PackageRequest
 from flows import doctor
+from flows.settings import WORKSPACE_FILES
 
 PROJECT = Path(__file__).parents[2]
 NAMES = edge_targets.names()
@@ -156,6 +157,8 @@ def with_one_more(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = Path(edge_targets.__file__).parent
     shutil.copytree(package, folder / "edge_targets", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "edge_targets" / "raspberry_pi_5.py").write_text(NEW_TARGET)
+    for name in WORKSPACE_FILES:
+        (folder / name).touch()
     return folder
 
 

@@ -167,9 +167,28 @@ def test_a_variable_that_is_there_and_empty_is_not_set(monkeypatch: pytest.Monke
     assert Settings() == unset
 
 
+def test_a_workspace_that_is_none_is_told_and_nothing_is_made_there(tmp_path: Path) -> None:
+    refused = amoeba(tmp_path, "frontier", AMOEBA_WORKSPACE=str(tmp_path / "typo"))
+    assert (
+        refused.returncode,
+        f"AMOEBA_WORKSPACE is {tmp_path / 'typo'}, which is no workspace" in refused.stderr,
+    ) == (
+        2,
+        True,
+    ), refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_needs_a_registry_and_no_workspace(tmp_path: Path) -> None:
+    done = amoeba(tmp_path, "doctor", "--json", AMOEBA_MLFLOW_URI=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    found = {one["what"]: one for one in json.loads(done.stdout)}
+    assert (found["workspace"]["fine"], found["workspace"]["remedy"]) == (True, "")
+    assert found["registry"]["fine"]
+
+
 def test_a_port_that_no_machine_has_is_refused(tmp_path: Path) -> None:
     refused = amoeba(make_workspace(tmp_path / "workspace"), "serve", "--port", "70000")
-    assert (refused.returncode, "is not in the range 0<=x<=65535" in refused.stderr) == (2, True), refused.stderr
+    assert (refused.returncode, "'--port'" in refused.stderr) == (2, True), refused.stderr
 
 
 def test_a_machine_is_told_null_where_json_has_no_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT, amoeba, dvc, make_workspace
@@ -154,7 +155,24 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_like_one_never_killed(tmp_p
     assert "up to date" in dvc(workspace, "status").stdout
 
 
-def start(workspace: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def test_ctrl_c_ends_a_run_and_its_server_and_says_how_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "tiny-base").mkdir()
+    write_base(tmp_path / "tiny-base", make_model())
+    workspace = make_workspace(tmp_path / "workspace")
+    command = ("onboard", "../tiny-base", "--profile", "tiny", "--target", "x86_avx512")
+    stopped = start(workspace, *command, said=tmp_path / "said")
+    wait_for(workspace / "artifacts" / "tiny-base" / "data" / "data.json", stopped)
+    started = psutil.Process(stopped.pid).children(recursive=True)
+    assert any("flows.own_server" in process.cmdline() for process in started)
+    os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does it
+    assert stopped.wait() == 130
+    said = (tmp_path / "said").read_text()
+    assert said.endswith("stopped; run the same command again to go on from here\n")
+    assert "Traceback" not in said
+    assert psutil.wait_procs(started, timeout=60)[1] == []
+
+
+def start(workspace: Path, *arguments: str, said: Path = Path(os.devnull)) -> subprocess.Popen[bytes]:
     """The command in a process group of its own, so that everything it started dies with it."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AMOEBA_")}
     return subprocess.Popen(
@@ -162,7 +180,7 @@ def start(workspace: Path, *arguments: str) -> subprocess.Popen[bytes]:
         cwd=workspace,
         env={**inherited, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=said.open("wb"),
         start_new_session=True,
     )
 
