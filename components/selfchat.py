@@ -6,12 +6,13 @@ Legend: P prompts, T positions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from components.kept import keep, kept
 
@@ -29,7 +30,10 @@ def answers(
     progress: Callable[[int, int], None] = lambda done, total: None,
     memory: Path | None = None,
 ) -> list[list[int]]:
-    """Each prompt followed by the base's sampled answer (temperature 0.8, top-p 0.95), up to `answer_tokens` long.
+    """Each prompt followed by the base's sampled answer, up to `answer_tokens` long.
+
+    Every base's is sampled alike: temperature 0.8, of the 50 likeliest tokens those that make up 0.95, and nothing of what the
+    base's own generation config asks for.
 
     Prompts are answered in batches of about equal length, so that little of the work is padding. Where `memory` names a file,
     what is answered is kept in it now and then with the state of the random numbers, and a killed run goes on to the same
@@ -39,7 +43,16 @@ def answers(
     known = (kept(memory) if memory else None) or {"texts": [[] for _ in prompts], "answered": 0, "random": None}
     texts: list[list[int]] = known["texts"]
     last_s = time.monotonic()
-    with torch.random.fork_rng(devices=[]):
+    settings = GenerationConfig(
+        max_new_tokens=answer_tokens,
+        do_sample=True,
+        temperature=0.8,
+        top_k=50,
+        top_p=0.95,
+        eos_token_id=list(eos),
+        pad_token_id=eos[0],
+    )
+    with torch.random.fork_rng(devices=[]), _generating(model, settings):
         torch.manual_seed(seed)
         if known["random"] is not None:
             _restore(model.device, known["random"])
@@ -55,12 +68,6 @@ def answers(
             written = generate(
                 input_ids=tokens_PT.to(model.device),
                 attention_mask=mask_PT.to(model.device),
-                max_new_tokens=answer_tokens,
-                do_sample=True,
-                temperature=0.8,
-                top_p=0.95,
-                eos_token_id=list(eos),
-                pad_token_id=eos[0],
             )
             for row, index in enumerate(batch):
                 answer = written[row, longest:].tolist()
@@ -71,6 +78,16 @@ def answers(
                 keep(memory, {"texts": texts, "answered": start + _PROMPTS_AT_ONCE, "random": _state(model.device)})
             progress(min(start + _PROMPTS_AT_ONCE, len(order)), len(order))
     return texts
+
+
+@contextmanager
+def _generating(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """By these settings alone: what they leave open, `generate` takes from the model's own, given settings or not."""
+    own, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _state(device: torch.device) -> str:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.tiny import VOCABULARY
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from components import selfchat
 from components.selfchat import answers
@@ -28,6 +28,14 @@ def test_answers_of_a_killed_run_go_on_to_those_of_one_never_killed(
     assert answers(tiny, PROMPTS, 6, [1], 3, lambda one, total: done.append(one), memory) == wanted
     assert done == [12]
     assert wanted != answers(tiny, PROMPTS, 6, [1], seed=4)
+
+
+@pytest.mark.parametrize("own", [{"top_k": 1}, {"repetition_penalty": 1.3}, {"num_beams": 2}, {"min_p": 0.5}], ids=str)
+def test_what_the_base_would_be_sampled_with_changes_no_answer(tiny: PreTrainedModel, own: dict[str, float]) -> None:
+    wanted = answers(tiny, PROMPTS, 6, [1], seed=3)
+    settings = tiny.generation_config = GenerationConfig(eos_token_id=1, **own)
+    assert answers(tiny, PROMPTS, 6, [1], seed=3) == wanted
+    assert tiny.generation_config is settings
 
 
 def test_a_memory_that_was_damaged_is_not_believed(
