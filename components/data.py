@@ -94,9 +94,9 @@ def own_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
     for name in ("train.txt", "evaluation.txt", "prompts.txt", "questions.jsonl"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; corpus: own reads train, evaluation, prompts and questions")
-        lines[name] = [line for line in (folder / name).read_text().splitlines() if line.strip()]
+        lines[name] = _lines(folder / name)
     own: dict[str, list[Item]] = {}
-    for number, line in enumerate(lines["questions.jsonl"], 1):
+    for number, line in lines["questions.jsonl"].items():
         try:
             given = json.loads(line)
             item = Item(given["task"], given["context"], tuple(given["choices"]), given["gold"])
@@ -113,8 +113,16 @@ def own_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:
         task: filed[task].facts if task in filed else {"file": "questions.jsonl", "licence": "its owner's"}
         for task in settings.questions
     }
-    train, evaluation, prompts = (tuple(lines[name]) for name in ("train.txt", "evaluation.txt", "prompts.txt"))
+    train, evaluation, prompts = (
+        tuple(lines[name].values()) for name in ("train.txt", "evaluation.txt", "prompts.txt")
+    )
     return Corpus(train, evaluation, prompts, measured, known, chosen)
+
+
+def _lines(file: Path) -> dict[int, str]:
+    """Those that are not blank by their numbers in the file; of all that may separate lines or pages, a newline alone does."""
+    lines = enumerate(file.read_bytes().decode().split("\n"), 1)
+    return {number: line.removesuffix("\r") for number, line in lines if line.strip()}
 
 
 def pinned_corpus(folder: Path, settings: DataSettings, cache: Path) -> Corpus:

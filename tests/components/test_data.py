@@ -250,6 +250,24 @@ def test_an_own_corpus_asks_its_own_questions_and_those_of_its_task_files(tmp_pa
     assert given.tasks["mine"]["licence"] == "CC0-1.0"
 
 
+@pytest.mark.parametrize("inside", ["\u2028", "\x85", "\x0c", "\r"], ids=ascii)
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=ascii)
+def test_only_a_newline_ends_a_document_or_a_question(tmp_path: Path, inside: str, end: str) -> None:
+    asked = {"task": "made", "context": f"w1{inside}w2", "choices": ["w1", "w2"], "gold": 1}
+    write_own_corpus(tmp_path, "")
+    for name, line in {"train.txt": asked["context"], "questions.jsonl": json.dumps(asked, ensure_ascii=False)}.items():
+        (tmp_path / name).write_bytes(f"{line}{end}{end}{line}".encode())
+    given = own_corpus(tmp_path, SETTINGS, tmp_path)
+    assert given.train == (asked["context"],) * 2
+    assert [item.context for item in given.questions] == [asked["context"]] * 2
+
+
+def test_a_wrong_line_is_named_as_an_editor_numbers_it(tmp_path: Path) -> None:
+    write_own_corpus(tmp_path, "\n" + LINE % 1 + '\n{"task": "made"}\n')
+    with pytest.raises(ValueError, match=r"questions\.jsonl, line 4"):
+        own_corpus(tmp_path, SETTINGS, tmp_path)
+
+
 @pytest.mark.parametrize("corpus", ["own", "pinned"])
 def test_an_unknown_question_task_is_refused_with_the_nearest(corpus: str, tmp_path: Path) -> None:
     write_own_corpus(tmp_path, LINE % 1)
