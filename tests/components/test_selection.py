@@ -2,11 +2,13 @@ import copy
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from fixtures.tiny import make_model
 
+from components import prefix
 from components.blocks import BlockScores
 from components.evaluate import Question, multiple_choice
 from components.reference import logits_of
@@ -89,10 +91,14 @@ def test_a_saved_selection_opens_as_it_was(tmp_path) -> None:
     assert torch.equal(opened.widths.neuron_scores_LF, chosen.widths.neuron_scores_LF)
 
 
-def test_the_same_inputs_give_the_same_selection_whether_or_not_it_was_remembered(tmp_path) -> None:
+def test_the_same_inputs_give_the_same_selection_whether_or_not_it_was_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix, "_KEEP_EVERY_S", 0)
     memory = tmp_path / "metrics.json"
     model = make_model()
     first = select(copy.deepcopy(model), TOKENS, SETTINGS, memory)
+    assert memory.is_file()
     again = select(copy.deepcopy(model), TOKENS, SETTINGS, memory)
     assert first.choices == again.choices
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -44,5 +45,7 @@ def test_a_memory_that_was_damaged_is_not_believed(
     monkeypatch.setattr(selfchat, "_KEEP_EVERY_S", 0)
     memory = tmp_path / "chat.json"
     wanted = answers(tiny, PROMPTS, 6, [1], seed=3, memory=memory)
-    memory.write_text(memory.read_text().replace("1", "2", 1))
+    found = json.loads(memory.read_text())
+    found["value"]["texts"][0][-1] += 1
+    memory.write_text(json.dumps(found))
     assert answers(tiny, PROMPTS, 6, [1], seed=3, memory=memory) == wanted
