@@ -68,6 +68,7 @@ class ShapeMetric:
             if key not in self._quarters:
                 self._quarters[key] = self._mean(shape, slice(0, quarter))
             if self._quarters[key] > 1.5 * good_enough + 0.1:
+                self._keep_now_and_then()
                 return self._quarters[key]
         if key not in self._known:
             if key in self._quarters:

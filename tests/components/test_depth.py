@@ -127,11 +127,12 @@ def test_what_was_given_up_early_is_given_up_early_again_after_a_kill(tokens: to
     assert resumed.layer_evaluations == 0
 
 
+@pytest.mark.parametrize("good_enough", [float("inf"), -1.0], ids=["measured whole", "given up early"])
 def test_what_is_known_is_kept_now_and_then_by_itself(
-    tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good_enough: float
 ) -> None:
     memory, shape = tmp_path / "metric.json", MixedShape.whole(6).with_layer(1, GONE)
     monkeypatch.setattr(prefix, "_KEEP_EVERY_S", 0.0)
-    known = ShapeMetric(make_model(layers=6), tokens, memory=memory)(shape)
+    known = ShapeMetric(make_model(layers=6), tokens, memory=memory)(shape, good_enough)
     resumed = ShapeMetric(make_model(layers=6), tokens, memory=memory)
-    assert (resumed(shape), resumed.layer_evaluations) == (known, 0)
+    assert (resumed(shape, good_enough), resumed.layer_evaluations) == (known, 0)
