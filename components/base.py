@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import family
+from components.ends import end_tokens, name_end_tokens
 from components.kept import once
 from components.pinned import PinnedPackage, UnavailableError
 from components.quiet import quiet_libraries
@@ -221,6 +222,7 @@ def _check(folder: Path) -> list[Path]:
     config = json.loads((folder / "config.json").read_text())
     try:
         family.check(config)
+        end_tokens(folder)
     except ValueError as error:
         raise BaseError(str(error)) from error
     if not (folder / "chat_template.jinja").is_file() and not _inline_template(folder):
@@ -290,6 +292,7 @@ def complete_texts(base: Base, out: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "LICENSE"):
         if (base.folder / name).is_file():
             shutil.copyfile(base.folder / name, out / name)
+    name_end_tokens(base.folder, out)
     tokenizer = json.loads((out / "tokenizer.json").read_text())
     if tokenizer.get("truncation") or tokenizer.get("padding"):  # of the base's training; every reader would apply them
         (out / "tokenizer.json").write_text(json.dumps({**tokenizer, "truncation": None, "padding": None}) + "\n")

@@ -23,6 +23,7 @@ import yaml
 
 from components import lifeline
 from components.base import Base, BaseError, resolve
+from components.ends import end_tokens
 from components.files import disk_ran_full
 from components.kept import once
 from components.pinned import UnavailableError
@@ -239,16 +240,13 @@ class _Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
-        from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
+        from transformers import PreTrainedTokenizerFast
 
         self._ids = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._ids.no_truncation()
         self._ids.no_padding()
         self._template = PreTrainedTokenizerFast.from_pretrained(folder)
-        named = AutoConfig.from_pretrained(folder).eos_token_id
-        if (folder / "generation_config.json").is_file():
-            named = GenerationConfig.from_pretrained(folder).eos_token_id or named
-        self.ends = tuple([named] if isinstance(named, int) else named or [self._template.eos_token_id])
+        self.ends = end_tokens(folder)
         self.end: int = self.ends[0]
         text = self._ids.encode("a")
         self.begin: list[int] = text.ids[: [*text.special_tokens_mask, 0].index(0)]
