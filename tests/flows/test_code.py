@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from fixtures.workspace import PROJECT
 
 import edge_targets
 from flows import code
@@ -98,3 +100,37 @@ def test_subnets_are_cut_again_when_what_merges_adapters_changes(monkeypatch: py
     code.extracting()
     assert {"subnet", "lora", "smol", "mixed", "supernet", "family"} <= set(read)
     assert "finetune" not in read
+
+
+DECIDES_NOTHING = {"files", "kept", "lifeline", "messages", "pinned", "progress", "quiet", "waiting"}
+"""How work is fetched by its digest, kept, waited for, told and ended: not what it comes to."""
+IN_WHAT_IS_READ = {
+    "data": set(),
+    "selection": {"contamination", "tasks"},
+    "supernet": {"blocks", "contamination", "depth", "knapsack", "prefix", "readout", "tasks"},
+}
+"""What decided an earlier stage's outcome, which the stage names."""
+UNUSED = {"latency"}
+"""What a budget in milliseconds is predicted by, which no stage has."""
+
+
+@pytest.mark.parametrize("stage", IN_WHAT_IS_READ)
+def test_a_stage_names_all_the_code_that_decides_its_outcome(stage: str, tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text(source_of(stage))
+    imported = {path.stem for path in code.imported(code._COMPONENTS, (tmp_path / "stage.py",))}
+    named = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"][stage]["do"]["deps"]
+    files = {Path(dependency).stem for dependency in named if dependency.endswith(".py")}
+    assert files == {"stages", *imported} - DECIDES_NOTHING - IN_WHAT_IS_READ[stage] - UNUSED
+
+
+def source_of(stage: str) -> str:
+    """`components/stages.py` without what other stages alone use."""
+    parts = ast.parse((code._COMPONENTS / "stages.py").read_text()).body
+    own = {part.name: part for part in parts if isinstance(part, ast.FunctionDef | ast.ClassDef)}
+    used, waiting = set(), {stage}
+    while waiting:
+        used |= waiting
+        names = (node for name in waiting for node in ast.walk(own[name]) if isinstance(node, ast.Name))
+        waiting = {node.id for node in names if isinstance(node.ctx, ast.Load) and node.id in own} - used
+    imports = [part for part in parts if isinstance(part, ast.ImportFrom)]
+    return "\n".join(map(ast.unparse, [*imports, *(own[name] for name in sorted(used))]))
