@@ -1,8 +1,8 @@
 """Text and questions as fixed token files: what calibration, fine-tuning and evaluation read, and nothing else.
 
 Evaluation text is a tenth of the encyclopedia documents, chosen by digest. A training document that shares a run of 13
-tokens with evaluation text or with a question is left out, so that quality is never measured on what was learned; what was
-left out is counted (`contamination.py`).
+tokens with evaluation text, with a question or with validation text is left out, so that quality is never measured on what
+was learned; what was left out is counted (`contamination.py`).
 
 Legend: W windows, T positions.
 """
@@ -10,6 +10,7 @@ Legend: W windows, T positions.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -173,7 +174,7 @@ class Data:
 
     calibration_WT: NDArray[np.int32]
     validation_WT: NDArray[np.int32]
-    """Not trained on; what shapes are compared and chosen by."""
+    """Nothing that is trained or calibrated on holds 13 tokens in a row of it; what shapes are compared and chosen by."""
     train_WT: NDArray[np.int32]
     evaluation_WT: NDArray[np.int32]
     """Read by nothing before the published quality is measured."""
@@ -260,17 +261,11 @@ def tokenize(
     text to start. `chat_WT` is packed alike. Raises ValueError when there is too little text for the settings.
     """
 
-    def windows(rows: Iterable[Sequence[int]], count: int, purpose: str) -> NDArray[np.int32]:
-        packed_WT = pack(rows, settings.window_tokens, count, end, begin)
-        if len(packed_WT) < count:
-            raise ValueError(
-                f"{count} windows of {settings.window_tokens} tokens are wanted for {purpose}, the texts give {len(packed_WT)}"
-            )
-        return packed_WT
-
-    evaluation_WT = windows(map(encode, corpus.evaluation), settings.evaluation_windows, "evaluation")
+    length, between = settings.window_tokens, (end, *begin)
+    evaluation_WT = pack(map(encode, corpus.evaluation), length, settings.evaluation_windows, end, begin)
+    _check_enough(len(evaluation_WT), settings.evaluation_windows, length, "evaluation")
     questions = tuple(question_of(item, encode) for item in corpus.questions)
-    measured = Measured(evaluation_WT.tolist(), questions, (end, *begin))
+    measured = Measured(evaluation_WT.tolist(), questions, between)
     chosen = [question_of(item, encode) for item in corpus.selection_questions]
     chosen = [one for one in chosen if not measured.held_by([*one.context, *choice] for choice in one.choices)]
     if corpus.selection_questions and not chosen:
@@ -280,18 +275,15 @@ def tokenize(
         )
     order = list(corpus.train)
     random.Random(settings.seed).shuffle(order)
-    left_out: list[bool] = []
-
-    def disjoint() -> Iterator[list[int]]:
-        for tokens in map(encode, order):
-            left_out.append(bool(measured.held_by([tokens])))
-            if not left_out[-1]:
-                yield tokens
-
-    chat = [row for row in chat_WT if not measured.held_by([row.tolist()])]
-    untrained = settings.calibration_windows + settings.validation_windows
-    prose_WT = windows(disjoint(), untrained + settings.train_windows - len(chat), "training")
-    calibration_WT, validation_WT, train_WT = np.split(prose_WT, [settings.calibration_windows, untrained])
+    texts, own = _Texts(map(encode, order), end, begin, measured), length - len(begin)
+    calibration = texts.take(settings.calibration_windows * own)
+    validation_WT = _windows(texts.take(settings.validation_windows * own), length, begin)
+    texts.measured.append(Measured(validation_WT.tolist(), (), between))
+    calibration_WT = _windows(texts.without_held(calibration, settings.calibration_windows * own), length, begin)
+    chat = [row for row in chat_WT if not texts.held(row.tolist())]
+    train_WT = _windows(texts.take((settings.train_windows - len(chat)) * own), length, begin)
+    wanted = settings.calibration_windows + settings.validation_windows + settings.train_windows - len(chat)
+    _check_enough(len(calibration_WT) + len(validation_WT) + len(train_WT), wanted, length, "training")
     if chat:
         train_WT = np.concatenate([train_WT, np.stack(chat)])
     asked, chosen_by = (tuple(one.after(begin) for one in some) for some in (questions, chosen))
@@ -300,9 +292,14 @@ def tokenize(
         row for learned_WT in (calibration_WT, validation_WT, train_WT) for row in learned_WT.tolist()
     )
     contamination = Contamination(
-        len(left_out), sum(left_out), len(chat_WT) - len(chat), *measured.count(held), measured.too_short
+        texts.read, texts.left_out, len(chat_WT) - len(chat), *measured.count(held), measured.too_short
     )
     return made, contamination
+
+
+def _check_enough(given: int, wanted: int, length: int, purpose: str) -> None:
+    if given < wanted:
+        raise ValueError(f"{wanted} windows of {length} tokens are wanted for {purpose}, the texts give {given}")
 
 
 def question_of(item: Item, encode: Encode) -> Question:
@@ -320,12 +317,57 @@ def pack(
 
     A row that has `begin` itself, as a chat's does, goes without.
     """
-    begin = list(begin)
-    own = length - len(begin)
-    stream: list[int] = []
-    for row in map(list, rows):
-        stream += [*(row[len(begin) :] if row[: len(begin)] == begin else row), end]
-        if len(stream) >= own * count:
-            break
+    return _windows(_Texts(rows, end, begin).take((length - len(begin)) * count), length, begin)
+
+
+def _windows(rows: Iterable[Sequence[int]], length: int, begin: Sequence[int]) -> NDArray[np.int32]:
+    """Each `begin`, then as many tokens of the rows as it takes; what is left at the end is too short."""
+    own, stream = length - len(begin), [token for row in rows for token in row]
     windows = [[*begin, *stream[start : start + own]] for start in range(0, len(stream) - own + 1, own)]
-    return np.array(windows[:count], np.int32).reshape(-1, length)
+    return np.array(windows, np.int32).reshape(-1, length)
+
+
+class _Texts:
+    """Documents in their order, each with the token `end` after it, without those that hold anything `measured`."""
+
+    def __init__(self, rows: Iterable[Sequence[int]], end: int, begin: Sequence[int], *measured: Measured) -> None:
+        self._rows, self._end, self._begin = map(list, rows), end, list(begin)
+        self._rest: list[int] = []
+        self.measured = list(measured)
+        self.read = self.left_out = 0
+
+    def take(self, tokens: int) -> list[list[int]]:
+        """Documents of so many tokens, or all there are. The last one is cut; what is left of it is taken next."""
+        taken: list[list[int]] = []
+        while tokens > 0 and (row := self._next()):
+            taken.append(row[:tokens])
+            self._rest = row[tokens:]
+            tokens -= len(row)
+        return taken
+
+    def without_held(self, taken: list[list[int]], tokens: int) -> list[list[int]]:
+        """What was taken before all was known that is measured; where some of it holds that, others in its place."""
+        held = [self.held(row) for row in taken]
+        if not any(held):
+            return taken
+        self.left_out += sum(held)
+        kept = [row for row, out in zip(taken, held, strict=True) if not out and row[-1] == self._end]
+        return [*kept, *self.take(tokens - sum(map(len, kept)))]
+
+    def held(self, row: Sequence[int]) -> bool:
+        return any(measured.held_by([row]) for measured in self.measured)
+
+    def _next(self) -> list[int]:
+        """The next that is not left out; empty after the last."""
+        rest, self._rest = self._rest, []
+        for row in itertools.chain([rest] if rest else [], self._ended()):
+            if not self.held(row):
+                return row
+            self.left_out += 1
+        return []
+
+    def _ended(self) -> Iterator[list[int]]:
+        begins = len(self._begin)
+        for row in self._rows:
+            self.read += 1
+            yield [*(row[begins:] if row[:begins] == self._begin else row), self._end]

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 import re
 import zipfile
 from dataclasses import replace
@@ -161,6 +162,34 @@ def test_chat_that_repeats_evaluation_text_is_left_out_and_prose_takes_its_place
     assert len(data.train_WT) == SETTINGS.train_windows
     assert np.array_equal(data.train_WT[-1], chat[1])
     assert not (data.train_WT == chat[0]).all(1).any()
+
+
+@pytest.mark.parametrize("begin", [(), (1999,)], ids=["plain", "begun"])
+@pytest.mark.parametrize("seed", [0, 2, 3, 6])
+def test_nothing_of_validation_text_is_calibrated_or_trained_on(seed: int, begin: tuple[int, ...]) -> None:
+    """Each text is there three times, with another end; with some seeds one of them is calibrated on."""
+    settings = replace(SETTINGS, seed=seed, calibration_windows=24, validation_windows=4, train_windows=36)
+    texts = tuple(f"{document(start, 60)} w{end}" for start in range(1000, 1480, 60) for end in (1, 2, 3))
+    clean, _ = tokenize(corpus(train=texts), settings, encode, NO_CHAT, end=0, begin=begin)
+    validation = {run for run in runs(clean.validation_WT.tolist()) if not {0, *begin} & {*run}}
+    repeats, other = (*begin, *min(validation), 1, 1, 1), (*begin, *range(1800, 1816))
+    chat = np.array([repeats[:16], other[:16]], np.int32)
+    data, found = tokenize(corpus(train=texts), settings, encode, chat, end=0, begin=begin)
+    assert np.array_equal(data.validation_WT, clean.validation_WT)
+    for learned_WT, windows in ((data.calibration_WT, 24), (data.train_WT, 36)):
+        assert len(learned_WT) == windows
+        assert not validation & runs(learned_WT.tolist())
+    assert data.train_WT[-1].tolist() == chat[1].tolist()
+    assert found.documents_left_out > 0
+    assert found.chat_windows_left_out == 1
+
+
+def test_where_nothing_repeats_validation_text_windows_are_cut_from_the_documents_as_they_come() -> None:
+    settings = replace(SETTINGS, train_windows=28)
+    data, _ = tokenize(corpus(), settings, encode, NO_CHAT, end=0)
+    order = list(corpus().train)
+    random.Random(settings.seed).shuffle(order)
+    assert learned_rows(data) == pack(map(encode, order), 16, 32, end=0).tolist()
 
 
 def test_the_same_corpus_and_seed_give_the_same_tokens_and_another_seed_others() -> None:
