@@ -29,12 +29,22 @@ class Team:
 
     @classmethod
     def found(cls) -> Team:
-        """The team this process was launched in, by `accelerate launch` or `torchrun -m components.stages supernet ...`."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        """The team this process was launched in, by `accelerate launch` or `torchrun -m components.stages supernet ...`.
+
+        Raises ValueError where the launched processes found no team: each would train on the whole batch.
+        """
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched == 1:
             return ALONE
         from accelerate import Accelerator
 
-        return cls(Accelerator())
+        accelerator = Accelerator(cpu=torch.accelerator.current_accelerator(check_available=True) is None)
+        if accelerator.num_processes != launched:
+            raise ValueError(
+                f"{launched} processes were launched, but accelerate made a team of {accelerator.num_processes}; "
+                "look at the ACCELERATE_* variables, or train in one process"
+            )
+        return cls(accelerator)
 
     @property
     def device(self) -> torch.device:

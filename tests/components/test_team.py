@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def trained_by(processes: int, folder: Path, **asked: str) -> dict[str, torch.Te
     script.write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     path = os.pathsep.join(map(str, (PROJECT, PROJECT / "tests", Path(__file__).parent)))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **asked}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **asked}
     command = [sys.executable, *(launch if processes > 1 else []), str(script), str(processes), str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -57,6 +58,17 @@ def test_sharding_the_frozen_layers_changes_no_bit(tmp_path: Path) -> None:
     whole, sharded = trained_by(2, tmp_path), trained_by(2, tmp_path, ACCELERATE_USE_FSDP="true")
     assert whole.keys() == sharded.keys()
     assert all(torch.equal(sharded[name], tensor) for name, tensor in whole.items())
+
+
+def test_processes_that_make_no_team_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import accelerate
+
+    from components.team import Team
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "Accelerator", lambda cpu: SimpleNamespace(num_processes=1))
+    with pytest.raises(ValueError, match="2 processes were launched, but accelerate made a team of 1"):
+        Team.found()
 
 
 def test_alone_a_batch_is_read_whole_and_gradients_are_left_as_they_are() -> None:
@@ -90,8 +102,6 @@ def test_gradients_of_what_stays_on_the_processor_are_averaged_on_the_accelerato
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    from types import SimpleNamespace
-
     from components.team import Team
 
     team = Team(SimpleNamespace(num_processes=2, process_index=0, is_main_process=True))  # type: ignore[arg-type]
