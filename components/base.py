@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,15 +78,22 @@ class Base:
             )
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The whole model, in evaluation mode, on the CPU; raises BaseError when the files cannot be read."""
+        """The whole model, in evaluation mode, on the CPU; raises BaseError when the files are not what the config describes."""
         from transformers import AutoModelForCausalLM
 
+        pair: Any
         try:
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                self.folder, dtype=dtype, use_safetensors=True
+            pair = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that _check_loaded can name them
             )
         except Exception as error:  # transformers raises many kinds
             raise BaseError(f"the base in {self.folder} cannot be loaded: {error}") from error
+        model: PreTrainedModel = pair[0]
+        _check_loaded(self.folder, pair[1])
         model.eval()
         return model
 
@@ -258,6 +265,21 @@ def _check_whole(path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise BaseError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+
+
+def _check_loaded(folder: Path, loaded: Mapping[str, Iterable[Any]]) -> None:
+    """Raise BaseError where transformers left weights of the file out, or made some of the model's up."""
+    found = {
+        "missing": sorted(loaded["missing_keys"]),
+        "unexpected": sorted(loaded["unexpected_keys"]),
+        "of another size": sorted(name for name, *_ in loaded["mismatched_keys"]),
+    }
+    wrong = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in found.items() if names]
+    if wrong:
+        raise BaseError(
+            f"the weights in {folder} are not those that its config.json describes: {'; '.join(wrong)}. "
+            "Fetch the base again, or mend its config.json"
+        )
 
 
 def _inline_template(folder: Path) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from fixtures.tiny import make_model, write_base
+from safetensors.torch import load_file, save_file
 
 from components import family
 from components.base import BaseError, resolve
@@ -36,3 +38,42 @@ def test_weights_are_counted_by_the_config(tied: bool, tmp_path: Path) -> None:
     counted = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
     assert resolve(str(write_base(tmp_path / "base", model)), tmp_path).weights == counted
     assert family.weights(model.config.to_dict()) == counted
+
+
+def rewritten(folder: Path, without: tuple[str, ...] = (), **changed: torch.Tensor) -> Path:
+    """A folder of a base whose `model.safetensors` lacks some weights and has others."""
+    tensors = {**load_file(folder / "model.safetensors"), **changed}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in without}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+UP, BIAS = "model.layers.1.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.bias"
+
+
+@pytest.mark.parametrize(
+    ("without", "changed", "told"),
+    [
+        ((UP, "lm_head.weight"), {}, r"2 missing \(lm_head\.weight, model\.layers\.1\.mlp\.up_proj\.weight\)"),
+        ((), {BIAS: torch.ones(128)}, r"1 unexpected \(model\.layers\.0\.mlp\.up_proj\.bias\)"),
+        ((), {UP: torch.ones(120, 64)}, r"1 of another size \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_are_neither_made_up_nor_left_out(
+    without: tuple[str, ...], changed: dict[str, torch.Tensor], told: str, tmp_path: Path
+) -> None:
+    folder = rewritten(write_base(tmp_path / "base", make_model(tied=False)), without, **changed)
+    with pytest.raises(BaseError, match=told):
+        resolve(str(folder), tmp_path).load(torch.float32)
+
+
+@pytest.mark.parametrize("more", ["lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"])
+def test_a_tied_head_and_rotary_frequencies_may_be_in_the_file_or_not(more: str, tmp_path: Path) -> None:
+    model = make_model()
+    tensor = model.lm_head.weight.detach().clone() if more == "lm_head.weight" else torch.ones(8)
+    folder = write_base(tmp_path / "base", model)
+    for base in (folder, rewritten(folder, **{more: tensor})):
+        loaded = resolve(str(base), tmp_path).load(torch.float32)
+        assert all(
+            torch.equal(given, wanted) for given, wanted in zip(loaded.parameters(), model.parameters(), strict=True)
+        )
