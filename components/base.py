@@ -94,6 +94,7 @@ class Base:
             raise BaseError(f"the base in {self.folder} cannot be loaded: {error}") from error
         model: PreTrainedModel = pair[0]
         _check_loaded(self.folder, pair[1])
+        _check_tied(self.folder, model)
         model.eval()
         return model
 
@@ -279,6 +280,15 @@ def _check_loaded(folder: Path, loaded: Mapping[str, Iterable[Any]]) -> None:
         raise BaseError(
             f"the weights in {folder} are not those that its config.json describes: {'; '.join(wrong)}. "
             "Fetch the base again, or mend its config.json"
+        )
+
+
+def _check_tied(folder: Path, model: PreTrainedModel) -> None:
+    """Raise BaseError for a head of its own under a config that says there is none: a subnet would be cut without it."""
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.get_input_embeddings().weight:
+        raise BaseError(
+            f"{folder} has a head that is not its embedding, and its config.json says that they are one; "
+            "set tie_word_embeddings to false there"
         )
 
 

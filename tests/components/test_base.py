@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,14 @@ def test_a_tied_head_and_rotary_frequencies_may_be_in_the_file_or_not(more: str,
         assert all(
             torch.equal(given, wanted) for given, wanted in zip(loaded.parameters(), model.parameters(), strict=True)
         )
+
+
+def test_a_head_of_its_own_is_refused_where_the_config_ties_it_and_taken_where_it_does_not(tmp_path: Path) -> None:
+    model = make_model(tied=False)
+    folder = write_base(tmp_path / "base", model)
+    untied = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(json.dumps({**json.loads(untied), "tie_word_embeddings": True}))
+    with pytest.raises(BaseError, match=r"has a head that is not its embedding.* set tie_word_embeddings to false"):
+        resolve(str(folder), tmp_path).load(torch.float32)
+    (folder / "config.json").write_text(untied)
+    assert torch.equal(resolve(str(folder), tmp_path).load(torch.float32).lm_head.weight, model.lm_head.weight)
