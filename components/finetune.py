@@ -83,7 +83,7 @@ class StepReport:
 
 
 class DivergedError(ValueError):
-    """A loss that is not a number; the last checkpoint is from before."""
+    """A loss or a gradient that is not a number; the last checkpoint is from before."""
 
 
 def finetune(
@@ -102,8 +102,8 @@ def finetune(
     a file, training saves to it and continues from it: killed and resumed gives the same bits as never killed. What
     the callbacks note of the training, as JSON values in `notes`, is saved with it and comes back. A checkpoint that is not
     what was saved is left, and training starts anew. Every process of a `team` reads its share of each batch. Raises
-    DivergedError naming the batch whose loss is not finite, and ValueError for a checkpoint of other settings and for a batch
-    that the team cannot share, or a share that cannot be read in `accumulate` equal parts.
+    DivergedError naming the batch whose loss or gradient is not finite, and ValueError for a checkpoint of other settings and
+    for a batch that the team cannot share, or a share that cannot be read in `accumulate` equal parts.
     """
     share = len(team.share(list(range(settings.batch_size))))
     if share % settings.accumulate:
@@ -128,11 +128,13 @@ def finetune(
         noise = random.Random(f"{settings.seed}/{step}/gate").getrandbits(62)
         with exploring(supernet.gate, noise, dense=step < settings.gate_dense_share * settings.steps):
             losses, reference = _accumulate(supernet, tokens_WT, team.share(batch), shapes, settings)
-        _check_finite(losses, reference, shapes, step, batch)
+        by_shape = dict(zip(map(str, shapes), losses, strict=True))
+        _check_finite("loss", {"the teacher": reference, **by_shape}, step, batch)
         team.average_gradients(trained.values())
-        torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_gradient_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_gradient_norm)
+        _check_finite("norm", {"the gradient": float(norm)}, step, batch)
         optimizer.step()
-        on_step(StepReport(step + 1, rate, dict(zip(map(str, shapes), losses, strict=True)), reference))
+        on_step(StepReport(step + 1, rate, by_shape, reference))
         if (step + 1) % settings.checkpoint_every == 0 and team.leads:
             saved.save(step + 1)
     on_evaluate(settings.steps)
@@ -176,13 +178,11 @@ def _learn_from_text(supernet: Supernet, tokens_BT: Tensor, share: int) -> None:
         (loss / share).backward()
 
 
-def _check_finite(
-    losses: Sequence[float], reference: float, shapes: Sequence[AnyShape], step: int, batch: list[int]
-) -> None:
-    for name, value in (("the teacher", reference), *((str(s), loss) for s, loss in zip(shapes, losses, strict=True))):
+def _check_finite(what: str, values: Mapping[str, float], step: int, batch: list[int]) -> None:
+    for name, value in values.items():
         if not math.isfinite(value):
             raise DivergedError(
-                f"at step {step + 1} the loss of {name} is {value} on windows {batch} of the training text. The last "
+                f"at step {step + 1} the {what} of {name} is {value} on windows {batch} of the training text. The last "
                 "checkpoint is from before; lower finetune.learning_rate, or look at that text"
             )
 

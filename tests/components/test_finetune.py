@@ -177,6 +177,20 @@ def test_a_loss_that_is_no_number_stops_names_the_batch_and_keeps_the_checkpoint
         assert all(bool(torch.isfinite(saved.get_tensor(name)).all()) for name in saved.keys())  # noqa: SIM118
 
 
+@pytest.mark.parametrize("overflow", [math.inf, math.nan])
+def test_a_gradient_that_is_no_number_is_not_stepped_on_though_every_loss_is_one(tmp_path, overflow: float) -> None:
+    checkpoint, made = tmp_path / "checkpoint.safetensors", supernet()
+    done: list[int] = []
+    factor = made.linears["3.down_proj"].B_EOR
+    factor.register_hook(lambda gradient: gradient * overflow if len(done) == 9 else gradient)
+    settings = replace(SETTINGS, checkpoint_every=5)
+    with pytest.raises(DivergedError, match=r"at step 10 the norm of the gradient is (inf|nan) on windows \[\d+, "):
+        finetune(made, WINDOWS, settings, checkpoint, lambda report: done.append(report.step))
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in made.trainable().values())
+    with safe_open(checkpoint, "pt") as saved:
+        assert saved.metadata()["step"] == "5"
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
     finetune(supernet(), WINDOWS, replace(SETTINGS, steps=10), checkpoint)
