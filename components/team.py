@@ -67,7 +67,8 @@ class Team:
             whole = {tensor for tensor in trained if isinstance(tensor, torch.nn.Parameter)}
             mesh = init_device_mesh(self.device.type, (torch.distributed.get_world_size(),))
             for layer in family.decoder_layers(model):
-                fully_shard(layer, mesh=mesh, ignored_params=whole)
+                # Said outright: a layer is a root, which FSDP otherwise leaves gathered after its forward.
+                fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
         model.to(self.device)  # type: ignore[arg-type]
 
     @property

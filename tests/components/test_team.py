@@ -17,6 +17,7 @@ from components.team import ALONE
 PROJECT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
+import torch
 from dataclasses import replace
 from safetensors.torch import save_file
 from components.finetune import finetune
@@ -28,6 +29,9 @@ made, team = supernet(), Team.found()
 team.place(made.model, made.trainable().values())
 assert team.shards == any(type(p).__name__ == "DTensor" for p in made.model.parameters())
 assert (team.accelerator.num_processes if team.accelerator else 1) == processes
+with torch.no_grad():
+    made.model(WINDOWS[:2])
+assert team.shards == all(any(type(p).__name__ == "DTensor" for p in layer.parameters()) for layer in made.model.model.layers)
 settings = replace(SETTINGS, steps=4, accumulate=2 // processes)
 finetune(made, WINDOWS, settings, team=team)
 if team.leads:
