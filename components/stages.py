@@ -25,7 +25,7 @@ from components import lifeline
 from components.base import Base, BaseError, resolve
 from components.ends import end_tokens
 from components.files import disk_ran_full
-from components.kept import once
+from components.kept import forget, once
 from components.pinned import UnavailableError
 from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
@@ -301,9 +301,15 @@ def run(name: str, stage: Stage) -> None:
     out: Path = getattr(stage, name)
     stage = replace(stage, memory=UNFINISHED / key)
     shutil.rmtree(out, ignore_errors=True)
+
+    def copy(folder: Path) -> None:
+        shutil.copytree(out, folder, dirs_exist_ok=True)
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a team computes together: none of it may wait for another
         STAGES[name](stage)
         if os.environ.get("RANK", "0") == "0":
+            forget(FINISHED / key)
+            once(FINISHED / key, copy)
             shutil.rmtree(stage.memory, ignore_errors=True)
         return
 

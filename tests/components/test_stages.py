@@ -98,10 +98,25 @@ def test_the_depths_of_every_profile_follow_from_the_base(
     assert SelectionSettings(**numbers["selection"]).min_depth == depths[-1]
 
 
-def test_a_team_computes_straight_into_its_folder_where_none_waits_for_another(
+def test_what_a_team_finished_is_not_computed_again_by_dvc_whose_stage_runs_alone(
     stage: Stage, computed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    for made in ("made 1", "made 2"):
+        stages.run("data", stage)
+        assert (stage.data / "tokens").read_text() == made
+    monkeypatch.delenv("WORLD_SIZE")
+    shutil.rmtree(stage.data)
+    stages.run("data", stage)
+    assert (stage.data / "tokens").read_text() == "made 2"
+    assert len(computed) == 2
+
+
+def test_a_team_is_waited_for_by_none_of_it_and_its_leader_alone_keeps_what_it_finished(
+    stage: Stage, computed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
     stages.run("data", stage)
     assert (stage.data / "tokens").read_text() == "made 1"
     assert not FINISHED.exists()
