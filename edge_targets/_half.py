@@ -45,7 +45,8 @@ def largest_activation(model: Any, *, residual: bool = False) -> Iterator[Callab
 
     def look(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
         nonlocal seen
-        seen = max(seen, *(float(values.abs().max()) for values in (*given, out)))
+        # Of numpy, whose largest is no number where one of them is none; Python's leaves that one out.
+        seen = float(np.max([seen, *(float(values.abs().max()) for values in (*given, out))]))
 
     looked_at = [
         part
