@@ -47,7 +47,8 @@ class FinetuneSettings:
     evaluate_every: int
     seed: int
     accumulate: int = 1
-    """Parts that a batch is read in, one after the other; memory falls with it, the arithmetic stays."""
+    """Parts that a batch is read in, one after the other; memory falls with it. Each is balanced by its own reference and losses,
+    so that the gradient is the mean of the parts', not the whole batch's."""
     gate_rate: float = 0.5
     """Learning rate of the gate as a share of the adapters'."""
     gate_dense_share: float = 0.25
@@ -143,7 +144,7 @@ def finetune(
 def _accumulate(
     supernet: Supernet, tokens_WT: Tensor, batch: list[int], shapes: Sequence[AnyShape], settings: FinetuneSettings
 ) -> tuple[list[float], float]:
-    """Gradients of a batch, read in parts; losses and reference are the means of the parts'."""
+    """Gradients of a batch, read in parts that are balanced each by itself; losses and reference are the parts' means."""
     parts = [batch[start :: settings.accumulate] for start in range(settings.accumulate)]
     outcomes = [distill(supernet, tokens_WT[part].long(), shapes, settings.accumulate) for part in parts]
     if supernet.settings.experts > 1 and supernet.settings.gate == "learned":
