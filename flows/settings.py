@@ -6,10 +6,13 @@ import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 WORKSPACE_FILES = ("dvc.yaml", "params.yaml", "bases.yaml")
 _WORKSPACE = f"a folder with {', '.join(WORKSPACE_FILES)}"
@@ -17,6 +20,10 @@ _WORKSPACE = f"a folder with {', '.join(WORKSPACE_FILES)}"
 
 class WorkspaceError(Exception):
     """The folder a command runs in is not a workspace."""
+
+
+class SettingError(Exception):
+    """A variable of the environment is no value of its setting."""
 
 
 class Settings(BaseSettings):
@@ -108,7 +115,23 @@ def check_workspace() -> None:
 
 @cache
 def settings() -> Settings:
-    return Settings()
+    """Raises SettingError naming every variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        told = "; ".join(map(_told, error.errors()))
+    raise SettingError(told)
+
+
+def _told(slip: ErrorDetails) -> str:
+    """A variable, what it is and what is wanted; what a secret is stays untold."""
+    from components.strict import wanted, without_none
+
+    name = str(slip["loc"][0])
+    field = next(one for own, one in Settings.model_fields.items() if name in (own, one.validation_alias))
+    variable = field.validation_alias or f"AMOEBA_{name.upper()}"
+    value = "not shown here" if without_none(field.annotation) is SecretStr else repr(slip["input"])
+    return f"{variable} is {value}; wanted {wanted(field.annotation, field.metadata)}"
 
 
 _NO_TELEMETRY = {

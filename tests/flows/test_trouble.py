@@ -122,6 +122,39 @@ def test_a_verb_that_needs_a_workspace_says_where_to_go(tmp_path: Path) -> None:
     assert "AMOEBA_WORKSPACE" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("WORKERS", "abc", "AMOEBA_WORKERS is 'abc'; wanted a whole number over 0"),
+        ("WORKERS", "0", "AMOEBA_WORKERS is '0'; wanted a whole number over 0"),
+        ("WORKSPACE_MEGABYTES", "1.5", "AMOEBA_WORKSPACE_MEGABYTES is '1.5'; wanted a whole number over 0"),
+        ("HANG_MINUTES", "long", "AMOEBA_HANG_MINUTES is 'long'; wanted a number over 0"),
+        ("TASK_RUNNER", "slurm", "AMOEBA_TASK_RUNNER is 'slurm'; wanted threads, processes, dask or ray"),
+        ("SYSTEM_METRICS", "perhaps", "AMOEBA_SYSTEM_METRICS is 'perhaps'; wanted true or false"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_its_value_and_what_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(f"AMOEBA_{variable}", value)
+    with pytest.raises(settings.SettingError) as error:
+        settings.settings.__wrapped__()
+    assert explained(error.value) == told
+
+
+def test_every_wrong_variable_is_told_in_one_line(tmp_path: Path) -> None:
+    done = amoeba(tmp_path, "targets", AMOEBA_WORKERS="abc", AMOEBA_LOG="xml")
+    assert done.returncode == 2
+    told = "AMOEBA_WORKERS is 'abc'; wanted a whole number over 0; AMOEBA_LOG is 'xml'; wanted lines or json"
+    assert done.stderr == f"error: {told}\n"
+
+
+def test_a_wrong_secret_is_named_and_not_shown() -> None:
+    for name in ("signing_key_password", "webhook_secret"):
+        told = settings._told({"type": "string_type", "loc": (name,), "msg": "unused", "input": "hidden"})
+        assert told == f"AMOEBA_{name.upper()} is not shown here; wanted text"
+
+
 def test_a_hub_snapshot_is_onboarded_from_the_hubs_own_cache(workspace: Path, tmp_path: Path) -> None:
     from components.base import resolve
 
