@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _REGISTERED = re.compile(r"mlflow:(?P<model>[^/:@\s\x00-\x1f]{1,200})@(?P<version>[0-9]{1,9})")
 _SUFFIX = "-edge"
 """What is made of the registered model NAME is called NAME-edge: the registry's NAME, and its aliases, are its owner's."""
@@ -132,6 +132,7 @@ def resolve(source: str, cache: Path) -> Base:
     Embedded models are converted once into `cache/bases/<fingerprint>`, and hub models live in the hub's own cache. A registered
     one is looked for where `registered` says.
     """
+    check_source(source)
     if source in EMBEDDED:
         return _embedded(source, cache)
     named = registered(source, cache)
@@ -141,15 +142,21 @@ def resolve(source: str, cache: Path) -> Base:
         return _folder(source, named.folder, named.version, name_of(named.model + _SUFFIX))
     if Path(source).is_dir():
         return _folder(source, Path(source).resolve(), "local", name_of(Path(source).resolve().name))
-    hub = _HUB_ID.fullmatch(source)
-    if hub is None or source.startswith(("./", "../")):
+    repository, _, revision = source.partition("@")
+    return _hub(source, repository, revision or None)
+
+
+def check_source(source: str) -> None:
+    """Raise BaseError for what names no base in any of the four ways; nothing is fetched to know."""
+    if source in EMBEDDED or registered(source, Path()) is not None or Path(source).is_dir():
+        return
+    if _HUB_ID.fullmatch(source) is None or source.startswith(("./", "../")):
         near = difflib.get_close_matches(source, EMBEDDED, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"embedded are {', '.join(EMBEDDED)}"
+        hint = f"did you mean {near[0]}?" if near else f"embedded are {', '.join(EMBEDDED)}."
         raise BaseError(
             f"no base is called {source!r}; {hint} A base may also be a local Hugging Face folder, a hub id, org/name[@revision], "
             "or a registered model, mlflow:NAME@VERSION"
         )
-    return _hub(source, hub["repository"], hub["revision"])
 
 
 def registered(source: str, cache: Path) -> Registered | None:

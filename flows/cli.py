@@ -49,10 +49,12 @@ def onboard(
     amoeba onboard ./my-model --profile full --target x86_avx512
     amoeba onboard Qwen/Qwen2.5-0.5B-Instruct@main
     """
+    from flows.asked import check_onboarding
     from flows.own_server import serve_this_command
     from flows.settings import settings
     from flows.space import ensure_space
 
+    check_onboarding(base, profile, target or ())
     ensure_space(settings().root)  # Prefect's server would wait minutes on a full disk
     serve_this_command()
     from flows.onboard import onboard as run
@@ -85,8 +87,10 @@ def package(
     amoeba package smollm2-135m android_arm64 --max-memory-mb 200 --alias production
     """
     from edge_targets._target import Budget
+    from flows.asked import check_building
     from flows.own_server import serve_this_command
 
+    check_building(model, target)
     serve_this_command()
     from flows.package import package as run_package
 

@@ -24,8 +24,10 @@ def explore(
     amoeba explore smollm2-135m x86_avx512 --points 16
     amoeba pull smollm2-135m x86_avx512 --max-latency-ms 5 --to model
     """
+    from flows.asked import check_building
     from flows.own_server import serve_this_command
 
+    check_building(model, target)
     serve_this_command()
     from flows.explore import explore as run
 

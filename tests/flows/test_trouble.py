@@ -63,6 +63,25 @@ def test_an_unknown_target_names_the_nearest(workspace: Path) -> None:
     assert "did you mean x86_avx512?" in said
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("onboard ../tiny-base --profile tin", "no profile is called 'tin'; did you mean tiny?"),
+        ("onboard ../tiny-base --profile tiny --target x86_avx51", "did you mean x86_avx512?"),
+        (
+            "onboard nope --profile tiny",
+            "no base is called 'nope'; embedded are smollm2-135m. A base may also be a local",
+        ),
+        ("package tiny-base x86_avx51", "did you mean x86_avx512?"),
+        ("package nope x86_avx512", "no base is called 'nope' in bases.yaml"),
+        ("explore nope x86_avx512", "no base is called 'nope' in bases.yaml"),
+        ("check nope", "no base is called 'nope' in bases.yaml"),
+    ],
+)
+def test_a_misspelt_name_is_told_before_a_prefect_server_is_asked(workspace: Path, asked: str, told: str) -> None:
+    assert told in refused(workspace, *asked.split(), PREFECT_API_URL="http://127.0.0.1:9/api")
+
+
 def test_an_architecture_that_is_not_supported_names_those_that_are(workspace: Path, tmp_path: Path) -> None:
     config = json.loads((workspace.parent / "tiny-base" / "config.json").read_text())
     content = json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}).encode()
@@ -101,7 +120,7 @@ def test_a_registry_that_does_not_answer_is_named_without_its_password(workspace
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("verb", [("package", "tiny-base", "x86_avx512"), ("serve",)])
+@pytest.mark.parametrize("verb", [("onboard", "../tiny-base", "--profile", "tiny"), ("serve",)])
 def test_a_prefect_server_that_does_not_answer_is_named_without_its_password(
     workspace: Path, verb: tuple[str, ...]
 ) -> None:
