@@ -37,7 +37,7 @@ from components.gate import Evidence, Figure, Margins, Pairs, Verdict, decide, o
 from edge_targets._turns import Run
 from flows import tracking
 from flows.bases import declared, parameters
-from flows.check import Effort
+from flows.effort import Effort, margins_of
 from flows.evidence import Artifact
 from registry import naming
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--work", type=Path, default=Path(".amoeba/cache/gate"))
     given = parser.parse_args()
-    effort, margins = Effort.of(parameters()["gate"]), Margins(**parameters()["tolerances"])
+    effort, margins = Effort.of(parameters()["gate"]), margins_of(parameters()["tolerances"])
     artifact = Artifact.pulled(tracking.store(), naming.package_model(given.base, given.target), "production")
     given.work.mkdir(parents=True, exist_ok=True)
     quality = answers_of(declared(given.base), artifact, given.work, given.threads)

@@ -48,6 +48,15 @@ class BaseError(ValueError):
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What `bases.yaml` says of a base."""
+
+    source: str
+    fingerprint: str
+    profile: str
+
+
+@dataclass(frozen=True)
 class Base:
     """`fingerprint` is the SHA-256 of the bytes that make the model what it is; `folder` holds them, or their conversion."""
 

@@ -37,9 +37,7 @@ class Margins:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not value > 0:
-                raise ValueError(
-                    f"tolerances: {name} is over 0, got {value}; a margin of nothing can never be shown to hold"
-                )
+                raise ValueError(f"{name} is over 0, got {value}; a margin of nothing can never be shown to hold")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components import lifeline
-from components.base import Base, BaseError, resolve
+from components.base import Base, BaseError, Entry, resolve
 from components.ends import end_tokens
 from components.files import disk_ran_full
 from components.kept import forget, once
@@ -30,6 +30,7 @@ from components.pinned import UnavailableError
 from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
 from components.shape import AnyShape, Shape, ShapeSpace, depths_of
+from components.strict import SlipError, checked, part, read
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +60,16 @@ class Stage:
 
     @classmethod
     def of(cls, name: str, profile: str) -> Stage:
-        """Raises BaseError when the base's bytes are not those that `bases.yaml` names, ValueError for depths that are none."""
-        entry = yaml.safe_load(Path("bases.yaml").read_text())["bases"][name]
-        base = resolve(entry["source"], CACHE)
-        base.check_unchanged(entry["fingerprint"])
-        numbers = yaml.safe_load(Path("params.yaml").read_text())["profiles"][profile]
+        """Raises SlipError for numbers that any stage would refuse, BaseError for other bytes than `bases.yaml` names."""
+        from components.profile import check_profile
+
+        bases = part(read(Path("bases.yaml")), "bases", "bases.yaml")
+        entry = checked(Entry, part(bases, name, "bases.yaml: bases"), f"bases.yaml: bases.{name}")
+        profiles = part(read(Path("params.yaml")), "profiles", "params.yaml")
+        numbers = part(profiles, profile, "params.yaml: profiles")
+        check_profile(numbers, f"params.yaml: profiles.{profile}")
+        base = resolve(entry.source, CACHE)
+        base.check_unchanged(entry.fingerprint)
         numbers = _for_layers(base.config["num_hidden_layers"], numbers)
         root = Path("artifacts") / name
         return cls(base, profile, numbers, root / "data", root / "selection", root / "supernet", UNFINISHED / name)
@@ -348,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
     quiet_libraries()
     try:
         run(given.stage, Stage.of(given.base, given.profile))
-    except (BaseError, UnavailableError, ValueError, OSError) as error:
+    except (BaseError, SlipError, UnavailableError, ValueError, OSError) as error:
         say(f"error: {error}")
         return 2
     except Exception as error:

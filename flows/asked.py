@@ -1,4 +1,4 @@
-"""What a command names, looked up before Prefect's server is started for it: a misspelt name is told at once."""
+"""What a command names and the numbers it works with, looked at before Prefect's server is started for it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from collections.abc import Sequence
 import edge_targets
 from components.base import check_source
 from flows.bases import check_profile, declared
+from flows.numbers import check_numbers
 
 
 def check_onboarding(source: str, profile: str, targets: Sequence[str]) -> None:
-    """Raises ValueError naming the nearest profile, target or base; whether a base is there is not asked."""
+    """Raises ValueError naming the nearest profile, target or base, SlipError; whether a base is there is not asked."""
     check_profile(profile)
-    check_targets(targets)
+    _check_targets(targets)
     check_source(source)
+    check_numbers(profile)
 
 
 def check_building(model: str, target: str) -> None:
-    """Raises ValueError naming the nearest target or declared base."""
-    check_targets([target])
+    """Raises ValueError naming the nearest target or declared base, SlipError."""
+    _check_targets([target])
+    check_declared(model)
+
+
+def check_declared(model: str) -> None:
+    """Raises UnknownNameError naming the nearest declared base, SlipError."""
     declared(model)
+    check_numbers()
 
 
-def check_targets(targets: Sequence[str]) -> None:
+def _check_targets(targets: Sequence[str]) -> None:
     for target in targets:
         edge_targets.load(target)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components.base import Entry
 from components.files import replace_text
 from components.progress import say
+from components.strict import checked, mapping, part, read
 from components.waiting import alone
 from flows.settings import settings
 
@@ -44,12 +46,12 @@ class Declared:
 
 
 def parameters() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((settings().root / "params.yaml").read_text())
-    return values
+    """All of `params.yaml`. Raises SlipError."""
+    return read(settings().root / "params.yaml")
 
 
 def check_profile(profile: str) -> None:
-    known = list(parameters()["profiles"])
+    known = list(mapping(part(parameters(), "profiles", "params.yaml"), "params.yaml: profiles"))
     if profile not in known:
         near = difflib.get_close_matches(profile, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"params.yaml has {', '.join(known)}"
@@ -62,15 +64,15 @@ def declared(name: str) -> Declared:
         near = difflib.get_close_matches(name, bases, n=1)
         hint = f"did you mean {near[0]}?" if near else "`amoeba onboard` declares one"
         raise UnknownNameError(f"no base is called {name!r} in bases.yaml; {hint}")
-    return Declared(name, **bases[name])
+    return Declared(name, **asdict(bases[name]))
 
 
 def check_name(base: Base) -> None:
     """Raises NameTakenError where the name is another base's: neither the same bytes, nor of the same source or another folder."""
     known = _bases().get(base.name)
-    if known is None or known["fingerprint"] == base.fingerprint:
+    if known is None or known.fingerprint == base.fingerprint:
         return
-    before, now = known["source"], _as_kept(base)
+    before, now = known.source, _as_kept(base)
     if _without_revision(before) != _without_revision(now):
         if not (Path(before).is_absolute() and Path(now).is_absolute()):
             raise NameTakenError(
@@ -83,17 +85,15 @@ def check_name(base: Base) -> None:
 def declare(base: Base, profile: str) -> Declared:
     """Add or update a base's entry; the file changes only where the entry does. Raises NameTakenError."""
     check_name(base)
-    entry = Declared(base.name, _as_kept(base), base.fingerprint, profile)
-    facts = {"source": entry.source, "fingerprint": entry.fingerprint, "profile": entry.profile}
-    if _bases().get(base.name) != facts:
-        change(lambda values: values.update(bases={**(values.get("bases") or {}), base.name: facts}))
-    return entry
+    entry = Entry(_as_kept(base), base.fingerprint, profile)
+    if _bases().get(base.name) != entry:
+        change(lambda values: values.update(bases={**(values.get("bases") or {}), base.name: asdict(entry)}))
+    return Declared(base.name, **asdict(entry))
 
 
 def entries() -> dict[str, Any]:
-    """All of `bases.yaml`."""
-    values: dict[str, Any] = yaml.safe_load(_path().read_text()) or {}
-    return values
+    """All of `bases.yaml`. Raises SlipError."""
+    return read(_path())
 
 
 def change(edit: Callable[[dict[str, Any]], None]) -> None:
@@ -117,5 +117,6 @@ def _path() -> Path:
     return settings().root / "bases.yaml"
 
 
-def _bases() -> dict[str, dict[str, str]]:
-    return entries().get("bases") or {}
+def _bases() -> dict[str, Entry]:
+    bases = mapping(entries().get("bases") or {}, "bases.yaml: bases")
+    return {name: checked(Entry, entry, f"bases.yaml: bases.{name}") for name, entry in bases.items()}

@@ -18,16 +18,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 import edge_targets
-from components.gate import Figure, Levels, Margins, decide
+from components.gate import Figure, decide
 from components.gate import overall as verdict_of
 from flows import evidence, tracking
 from flows.bases import Declared, declared, parameters
+from flows.effort import Effort, margins_of
 from flows.evidence import Artifact, Recorded
 from flows.explored import FRONTIER_TAG
 from flows.frontiers import Successor, frontiers
@@ -41,42 +42,6 @@ from registry.store import CANDIDATE, PRODUCTION, Store
 
 Verdict = Literal["holds", "regressed", "inconclusive", "could not measure"]
 EXIT_CODES: dict[Verdict, int] = {"holds": 0, "regressed": 1, "inconclusive": 2, "could not measure": 2}
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured at each look; from `params.yaml`."""
-
-    runs: int
-    new_tokens: int
-    pairs: tuple[int, ...]
-    """Runs of each side in turns, in all, by look."""
-    questions: tuple[int, ...]
-    """Questions answered, in all, by look."""
-    frontier_rounds: int
-    """Runs of every member, where both sides have a frontier."""
-    false_alarms_percent: float
-    """How often a gate on two equal artifacts may say regressed."""
-    misses_percent: float
-    """How often a figure that is worse by all of its margin may come out as holding."""
-
-    def __post_init__(self) -> None:
-        if len(self.pairs) != len(self.questions) or not self.pairs:
-            raise ValueError(f"gate: pairs and questions name as many looks, got {self.pairs} and {self.questions}")
-        for grown in (self.pairs, self.questions):
-            if list(grown) != sorted(grown) or grown[0] < 2:
-                raise ValueError(f"gate: every look measures at least what the one before did, got {grown}")
-        if any(pairs % 2 for pairs in self.pairs):
-            raise ValueError(f"gate: pairs are even, one in each order, got {self.pairs}")
-
-    @classmethod
-    def of(cls, numbers: dict[str, Any]) -> Effort:
-        return cls(**{**numbers, "pairs": tuple(numbers["pairs"]), "questions": tuple(numbers["questions"])})
-
-    @property
-    def levels(self) -> Levels:
-        """Each look's share of both."""
-        return Levels(self.false_alarms_percent / 100, self.misses_percent / 100).shared_by(len(self.pairs))
 
 
 @dataclass(frozen=True)
@@ -182,7 +147,7 @@ def _models_of(side: Artifact | Recorded) -> tuple[str, ...]:
 
 def _judged(base: Declared, target: str, older: Artifact | Recorded, newer: Artifact) -> Checked:
     numbers = parameters()
-    effort, margins = Effort.of(numbers["gate"]), Margins(**numbers["tolerances"])
+    effort, margins = Effort.of(numbers["gate"]), margins_of(numbers["tolerances"])
     session = Session(base, target, older, newer, {"runs": effort.runs, "new_tokens": effort.new_tokens})
     looks = [
         partial(session.look, pairs=pairs, questions=questions)

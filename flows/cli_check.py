@@ -38,10 +38,10 @@ def check(
     """
     from components.files import replace_text
     from flows import verdicts
-    from flows.bases import declared
+    from flows.asked import check_declared
     from flows.own_server import serve_this_command
 
-    declared(model)
+    check_declared(model)
     serve_this_command()
     from flows.check import EXIT_CODES, overall
     from flows.check import check as run_check

@@ -26,6 +26,7 @@ from components.progress import say
 from components.stages import STAGES
 from flows import data, lost, lost_runs, measuring, metrics, onboarding_run, room, showing, tracking
 from flows.bases import Declared, check_profile, declare, parameters
+from flows.numbers import check_numbers
 from flows.onboarding_lock import one_at_a_time
 from flows.package import Released, build, release
 from flows.publishing import publish
@@ -64,6 +65,7 @@ class Outcome:
 def onboard(source: str, profile: str = "quick", targets: Sequence[str] = ()) -> Outcome:
     """Onboard a base for `targets`, or for every target there is. What fails once the supernet is there does not lose the rest."""
     check_profile(profile)
+    check_numbers(profile)
     wanted = tuple(targets) or edge_targets.names()
     for target in wanted:
         edge_targets.load(target)

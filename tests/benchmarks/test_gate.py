@@ -12,7 +12,7 @@ from benchmarks._rounds import SLOWER, Round, read
 from benchmarks.gate import answer_row, spread, time_row
 from components.gate import Evidence, Margins
 from edge_targets._turns import Run
-from flows.check import Effort
+from flows.effort import Effort
 
 EFFORT = Effort(
     runs=5,

@@ -6,8 +6,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT
 
@@ -90,12 +92,38 @@ def test_the_depths_of_every_profile_follow_from_the_base(
     monkeypatch.chdir(tmp_path)
     shutil.copy(PROJECT / "params.yaml", "params.yaml")
     base = resolve(str(write_base(tmp_path / "tiny", make_model(layers=layers))), tmp_path)
-    Path("bases.yaml").write_text(
-        json.dumps({"bases": {"tiny": {"source": base.source, "fingerprint": base.fingerprint}}})
-    )
+    entry = {"source": base.source, "fingerprint": base.fingerprint, "profile": profile}
+    Path("bases.yaml").write_text(json.dumps({"bases": {"tiny": entry}}))
     numbers = Stage.of("tiny", profile).numbers
     assert numbers["supernet"]["depths"] == depths
     assert SelectionSettings(**numbers["selection"]).min_depth == depths[-1]
+
+
+@pytest.mark.parametrize(
+    ("section", "written", "told"),
+    [
+        ("finetune", {"learning_rate": "2e-4"}, ".learning_rate is '2e-4'; wanted a number, as 0.0002 is; YAML takes"),
+        ("finetune", {"steps": 0}, ": finetune.steps must be at least 1, got 0"),
+        ("adapters", {"ranks": 4}, ".ranks is not known; did you mean rank?"),
+        ("adapters", {"mixing": "sum"}, ".mixing is 'sum'; wanted factors or product"),
+    ],
+)
+def test_the_first_stage_refuses_what_a_later_one_would(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    section: str,
+    written: dict[str, Any],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages.lifeline, "hold", lambda: None)
+    numbers = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    numbers["profiles"]["quick"]["supernet"][section] |= written
+    Path("params.yaml").write_text(json.dumps(numbers))
+    Path("bases.yaml").write_text("bases: {tiny: {source: nowhere, fingerprint: '0', profile: quick}}\n")
+    assert stages.main(["data", "tiny", "--profile", "quick"]) == 2
+    assert f"error: params.yaml: profiles.quick.supernet.{section}{told}" in capsys.readouterr().err
 
 
 def test_what_a_team_finished_is_not_computed_again_by_dvc_whose_stage_runs_alone(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from fixtures.artifact_server import serving
 from fixtures.tiny import make_model, write_base
-from fixtures.workspace import PROJECT
+from fixtures.workspace import PROJECT, TINY_PROFILE
 from prefect.client.schemas.objects import State, StateType
 
 from components.base import Base, BaseError
@@ -382,7 +382,7 @@ def test_a_registered_base_that_was_just_asked_for_is_in_use(ours: str) -> None:
 def test_a_stage_which_knows_no_registry_finds_what_was_brought_and_says_who_brings_it(
     ours: str, workspace: Path
 ) -> None:
-    (workspace / "params.yaml").write_text("profiles: {tiny: {selection: {}, supernet: {depths_percent: [100]}}}\n")
+    (workspace / "params.yaml").write_text(yaml.safe_dump({"profiles": {"tiny": TINY_PROFILE}}))
     asked = "from components.stages import Stage; print(Stage.of('our-base-edge', 'tiny').base.fingerprint)"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "AMOEBA_MLFLOW_URI": "http://127.0.0.1:9"}
 

@@ -14,10 +14,12 @@ import pytest
 from components.evaluate import asking_order
 from components.frontier import Point
 from components.gate import Margins
+from components.strict import SlipError
 from edge_targets._device.bench import host
 from flows import check, evidence, frontiers
 from flows.bases import Declared
-from flows.check import Checked, Effort
+from flows.check import Checked
+from flows.effort import Effort
 from flows.evidence import Artifact, BaselineError, Recorded
 from flows.explored import FRONTIER_TAG, Explored, Member, Predicted, Reference, Samples
 from registry.errors import NotFoundError
@@ -363,7 +365,7 @@ def test_recorded_figures_of_other_data_are_no_baseline(lab: Lab) -> None:
     ],
 )
 def test_an_effort_that_cannot_be_is_refused(change: dict[str, Any], wanted: str) -> None:
-    with pytest.raises(ValueError, match=wanted):
+    with pytest.raises(SlipError, match=f"params.yaml: gate: .*{wanted}"):
         Effort.of({**EFFORT, **change})
 
 

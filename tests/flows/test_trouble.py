@@ -15,11 +15,13 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
 from fixtures.tiny import make_model, write_base
 from fixtures.workspace import PROJECT, amoeba, dvc, make_workspace
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows import cli, settings
+from components.strict import SlipError
+from flows import cli, numbers, settings
 from flows.space import SpaceError, ensure_space
 from flows.trouble import explained
 
@@ -80,6 +82,53 @@ def test_an_unknown_target_names_the_nearest(workspace: Path) -> None:
 )
 def test_a_misspelt_name_is_told_before_a_prefect_server_is_asked(workspace: Path, asked: str, told: str) -> None:
     assert told in refused(workspace, *asked.split(), PREFECT_API_URL="http://127.0.0.1:9/api")
+
+
+@pytest.mark.parametrize(
+    ("section", "written", "told"),
+    [
+        ("package", {"context_lenght": 64}, "package.context_lenght is not known; did you mean context_length?"),
+        ("measure", {"runs": "seven"}, "measure.runs is 'seven'; wanted a whole number"),
+        ("gate", {"pairs": "six"}, "gate.pairs is 'six'; wanted a list, each a whole number"),
+        ("tolerances", {"perplexity_percent": "two"}, "tolerances.perplexity_percent is 'two'; wanted a number"),
+        ("verify", {"int9": {}}, "verify.int9 is no quantization; there are"),
+        ("verify", {"int8": {"max_kl": None}}, "verify.int8.max_kl is None; wanted a number"),
+    ],
+)
+def test_a_slip_in_a_section_is_told_before_any_work(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, section: str, written: dict[str, object], told: str
+) -> None:
+    values = yaml.safe_load((workspace / "params.yaml").read_text())
+    monkeypatch.setattr(numbers, "parameters", lambda: values)
+    numbers.check_numbers("tiny")
+    values[section] |= written
+    with pytest.raises(SlipError) as error:
+        numbers.check_numbers("tiny")
+    assert (explained(error.value) or "").startswith(f"params.yaml: {told}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "written", "told"),
+    [
+        ("onboard ../tiny-base --profile tiny", "params.yaml", "profiles: [", "line 2: this is no YAML: expected"),
+        ("onboard ../tiny-base --profile tiny", "params.yaml", "profile: {}", "has no profiles; the nearest there is"),
+        ("package x x86_avx512", "bases.yaml", "bases: {x: 3}", ": bases.x is 3; wanted keys and their values"),
+        ("check x", "bases.yaml", "bases: {x: {source: y}}", ": bases.x.fingerprint is missing; wanted text"),
+        ("onboard ../tiny-base --profile tiny", "params.yaml", "profiles: {tiny: {}}", "has no package"),
+    ],
+)
+def test_a_slip_in_a_file_is_one_line_before_a_prefect_server_is_asked(
+    workspace: Path, asked: str, name: str, written: str, told: str
+) -> None:
+    whole = (workspace / name).read_text()
+    (workspace / name).write_text(f"{written}\n")
+    try:
+        said = refused(workspace, *asked.split(), PREFECT_API_URL="http://127.0.0.1:9/api")
+    finally:
+        (workspace / name).write_text(whole)
+    assert said.startswith(f"error: {name}")
+    assert told in said
+    assert len(said.splitlines()) == 1
 
 
 def test_an_architecture_that_is_not_supported_names_those_that_are(workspace: Path, tmp_path: Path) -> None:
