@@ -296,20 +296,21 @@ def targets(as_json: Json = False) -> None:
 
 @app.command()
 def frontier(
-    model: Annotated[str | None, typer.Argument(help="A base's name; all when not given.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A base, or `BASE--TARGET`; all when not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """List what is released: versions, aliases and measured points.
 
     \b
     amoeba frontier smollm2-135m
+    amoeba frontier smollm2-135m--x86_avx512
     """
     from flows.measured import point_of
     from flows.tracking import store
     from registry.errors import OF_ONE_VERSION
 
     registry = store()
-    names = [name for name in registry.models() if model is None or name.split("--")[0] == model]
+    names = [name for name in registry.models() if model in (None, name, name.split("--")[0])]
     if model is not None and not names:
         registry.versions(model)
     rows: list[dict[str, Any]] = []

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from flows.tracking import store
-from registry import naming
+from registry import naming, versions
 from registry.errors import NotFoundError
 from registry.promotions import PREVIOUS, Promotion
 from registry.server import Version
@@ -47,7 +47,10 @@ def roll_back(model: str, target: str | None, reason: str) -> Promotion:
 
 
 def history(model: str, target: str | None) -> tuple[Promotion, ...]:
-    return store().history(registered(model, target))
+    """Every promotion, newest first; raises NotFoundError for a model that is not there."""
+    registry, name = store(), registered(model, target)
+    versions.check_there(registry, name)
+    return registry.history(name)
 
 
 def announce(record: Promotion) -> None:

@@ -83,8 +83,9 @@ def promote(
 
 
 def roll_back(server: Server, registered_model: str, *, reason: str, by: str) -> Promotion:
-    """Promote what `production` was before; raises NotFoundError where there is nothing to go back to."""
+    """Promote what `production` was before; raises NotFoundError where there is nothing to go back to, or no such model."""
     server.check_signing()
+    versions.check_there(server, registered_model)
     trail = promotions.read(server, registered_model)
     current = trail.of(PRODUCTION)
     if current is None or current.before is None:

@@ -77,12 +77,18 @@ def find(server: Server, registered_model: str, tag: str, value: str) -> Version
 
 def aliases(server: Server, registered_model: str, trail: Trail | None = None) -> dict[str, str]:
     """Version by alias: what was promoted, and MLflow's own for aliases that no promotion names."""
-    own = server.aliases(registered_model)
-    if own is None:
-        raise NotFoundError(_unknown(server, registered_model))
+    own = check_there(server, registered_model)
     trail = trail or promotions.read(server, registered_model)
     # Anyone who may write to the registry can set an alias: where signatures are wanted, that is not enough.
     return {**({} if server.trust.required else own), **trail.aliases()}
+
+
+def check_there(server: Server, registered_model: str) -> dict[str, str]:
+    """MLflow's own aliases of a model; raises NotFoundError with the nearest name where no such model is registered."""
+    own = server.aliases(registered_model)
+    if own is None:
+        raise NotFoundError(_unknown(server, registered_model))
+    return own
 
 
 def _with(known: dict[str, str], version: Version) -> Version:

@@ -20,7 +20,7 @@ from flows.bases import Declared
 from flows.cli import app
 from flows.measured import KIND as MEASUREMENT
 from flows.publishing import publish
-from registry.errors import ConflictError, DamagedError, SignatureError
+from registry.errors import ConflictError, DamagedError, NotFoundError, SignatureError
 from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE
 from registry.publishing import place_of
@@ -100,6 +100,30 @@ def test_what_no_device_takes_is_neither_promoted_nor_gone_back_to(
     with pytest.raises(SignatureError, match="revoked"):
         releasing.roll_back(base, target, "")
     assert store.history(name) == before
+
+
+@pytest.mark.parametrize("verb", ["history", "rollback", "promote", "frontier"])
+def test_a_model_that_is_not_there_is_told_with_the_nearest_name(
+    ask: Ask, released: tuple[str, str], verb: str
+) -> None:
+    name = "--".join(released)
+    with pytest.raises(NotFoundError, match=f"has no model '{name}7'; did you mean {name}"):
+        ask(verb, f"{name}7")
+
+
+def test_the_frontier_of_a_whole_name_is_of_that_model_alone(
+    ask: Ask, store: Store, released: tuple[str, str], make_artifact: Any
+) -> None:
+    base, target = released
+    folder, manifest = make_artifact()
+    other = replace(manifest, target=f"{target}_other")
+    store.publish(folder, other, registered_model=f"{base}--{other.target}")
+
+    def listed(model: str) -> set[str]:
+        return {row["version"]["registered_model"] for row in ask("frontier", model)}
+
+    assert listed(f"{base}--{target}") == {f"{base}--{target}"}
+    assert listed(base) == {f"{base}--{target}", f"{base}--{target}_other"}
 
 
 def test_prefect_hears_of_a_promotion_where_a_server_is_set(
