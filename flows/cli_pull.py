@@ -88,6 +88,7 @@ def _fetched(
     cache: bool,
     signature: Wanted,
 ) -> Manifest:
+    from flows.finding import why_left
     from flows.tracking import shelf, store
     from registry import naming
 
@@ -100,7 +101,7 @@ def _fetched(
 
         found = obtain(registry, model, target, limits, here() if auto else None, alias=version, build=build)
         for offer in found.offers[1:]:
-            say(f"left: {offer}: {offer.left or 'it measured worse'}")
+            say(f"left: {offer}: {why_left(offer, found.offers[0])}")
         target, version, promoted = found.target, found.version, found.promoted
     kept = shelf() if cache else None
     return registry.pull(naming.package_model(model, target), to, version, _bytes_done, kept, promoted)

@@ -91,6 +91,12 @@ def best(
     return tuple(found)
 
 
+def why_left(offer: Offer, taken: Offer) -> str:
+    """Why a machine is not given an offer and is given the one that came first."""
+    alike = _rank(offer)[:-1] == _rank(taken)[:-1]
+    return offer.left or ("it measured the same" if alike else "it measured worse")
+
+
 def _offers(
     registry: Store, base: str, machine: Machine | None, limits: Limits, alias: str, only: str | None
 ) -> Iterator[Offer]:

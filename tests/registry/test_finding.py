@@ -59,6 +59,28 @@ def test_the_most_accurate_that_runs_here_comes_first_and_the_others_say_why_not
 
 
 @pytest.mark.parametrize(
+    ("other", "said"),
+    [(GOOD, "it measured the same"), (replace(GOOD, tpot_ms=9.0), "it measured worse")],
+    ids=["a tie", "slower"],
+)
+def test_what_is_left_for_another_that_measured_the_same_is_said_so(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    other: Point,
+    said: str,
+) -> None:
+    base = f"offered{next(_numbers)}"
+    _publish(store, tmp_path, base, "x86_avx2", GOOD)
+    _publish(store, tmp_path, base, "x86_avx512", other)
+    monkeypatch.setattr(tracking, "store", lambda signature: store)
+    monkeypatch.setattr("edge_targets._device.machine.here", lambda: SERVER)
+    cli_pull._fetched(base, None, tmp_path / "device", "production", Limits(), True, False, False, "when known")
+    assert f"left: x86_avx512 version 1: {said}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("machine", "limits"),
     [
         (LAPTOP, Limits()),
