@@ -88,9 +88,10 @@ def _fetched(
     cache: bool,
     signature: Wanted,
 ) -> Manifest:
-    from flows.finding import why_left
+    from flows.finding import check_published, why_left
     from flows.tracking import shelf, store
     from registry import naming
+    from registry.errors import NotFoundError
 
     if (target is None) != auto:
         raise ValueError("name a target, one of `amoeba targets`, or ask for --auto, and not for both")
@@ -104,7 +105,11 @@ def _fetched(
             say(f"left: {offer}: {why_left(offer, found.offers[0])}")
         target, version, promoted = found.target, found.version, found.promoted
     kept = shelf() if cache else None
-    return registry.pull(naming.package_model(model, target), to, version, _bytes_done, kept, promoted)
+    try:
+        return registry.pull(naming.package_model(model, target), to, version, _bytes_done, kept, promoted)
+    except NotFoundError:
+        check_published(registry, model, target)
+        raise
 
 
 def _bytes_done(done: int, total: int) -> None:

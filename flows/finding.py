@@ -91,6 +91,17 @@ def best(
     return tuple(found)
 
 
+def check_published(registry: Store, base: str, target: str) -> None:
+    """Raise NotFoundError, with what makes it, where a base that is there has no package for a target that is known."""
+    published = {name.partition("--")[2] for name in registry.models() if name.split("--")[0] == base}
+    if published and target not in published and target in edge_targets.names():
+        others = ", ".join(sorted(published - {""})) or "none yet"
+        raise NotFoundError(
+            f"nothing of {base} is published for {target}; targets with a package are {others}; "
+            f"`amoeba onboard {base} --target {target}` makes it"
+        )
+
+
 def why_left(offer: Offer, taken: Offer) -> str:
     """Why a machine is not given an offer and is given the one that came first."""
     alike = _rank(offer)[:-1] == _rank(taken)[:-1]

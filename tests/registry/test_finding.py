@@ -15,7 +15,7 @@ from flows import cli_pull, measured, tracking
 from flows.explored import KIND, Explored, Member, Predicted, Reference, Samples
 from flows.finding import Limits, NothingSuitsError, best
 from flows.measured import KIND as MEASUREMENT
-from registry.errors import SignatureError
+from registry.errors import NotFoundError, SignatureError
 from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from registry.promotions import name_of_trail
@@ -114,6 +114,29 @@ def test_a_base_without_packages_is_told_what_there_is(store: Store, base: str) 
         NothingSuitsError, match=f"no package of another is published as production; packages are .*{base}--x86_avx2"
     ):
         best(store, "another", SERVER, Limits())
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "said"),
+    [
+        (
+            "",
+            "jetson_orin_nano",
+            "are jetson_thor, x86_avx2, x86_avx512; `amoeba onboard {} --target jetson_orin_nano` makes it",
+        ),
+        ("", "x86_avx21", "did you mean {}--x86_avx2"),
+        ("e", "x86_avx2", "did you mean {}--x86_avx2"),
+    ],
+    ids=["a target that is known", "a target's misspelt name", "a base's misspelt name"],
+)
+def test_a_pull_for_a_target_that_nothing_is_published_for_says_what_makes_it(
+    store: Store, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, target: str, said: str
+) -> None:
+    monkeypatch.setattr(tracking, "store", lambda signature: store)
+    with pytest.raises(NotFoundError, match=said.format(base)):
+        cli_pull._fetched(
+            base + model, target, tmp_path / "device", "production", Limits(), False, False, False, "when known"
+        )
 
 
 @pytest.fixture
