@@ -22,6 +22,7 @@ from registry.trust import Signer, Trust
 
 MOST_ENVELOPE_BYTES = 20 << 20
 """The largest manifest's paths, escaped, beside their digests, in base64."""
+_FIELDS = ("payload", "payloadType", "signatures")
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 
@@ -51,6 +52,7 @@ def verify(envelope: bytes, payload_type: str, trust: Trust) -> tuple[bytes, Sig
     try:
         fingerprint = value["signatures"][0]["keyid"]
     except (TypeError, KeyError, IndexError) as error:
+        _check_signed(value)
         raise altered("an envelope names its key") from error
     return open_envelope(value, payload_type, fingerprint, fingerprint, trust)
 
@@ -58,7 +60,7 @@ def verify(envelope: bytes, payload_type: str, trust: Trust) -> tuple[bytes, Sig
 def unverified(envelope: bytes) -> bytes:
     """The payload, whoever signed it: for those who know no key. Raises SignatureError for what is no envelope."""
     value = read_json(envelope)
-    check_fields("an envelope", value, "payload", "payloadType", "signatures")
+    check_fields("an envelope", value, *_FIELDS)
     return _bytes(value["payload"])
 
 
@@ -69,7 +71,8 @@ def open_envelope(
 
     Raises SignatureError.
     """
-    check_fields("an envelope", envelope, "payload", "payloadType", "signatures")
+    _check_signed(envelope)
+    check_fields("an envelope", envelope, *_FIELDS)
     if envelope["payloadType"] != payload_type:
         raise altered(f"the payload is of type {str(envelope['payloadType'])[:80]!r}, wanted {payload_type!r}")
     signatures = envelope["signatures"]
@@ -107,6 +110,12 @@ def check_fields(what: str, value: Any, *names: str) -> None:
 def altered(how: str) -> SignatureError:
     """What is raised wherever a signature does not hold."""
     return SignatureError(f"the signature does not hold: {how}; pull it again, and tell the publisher if that remains")
+
+
+def _check_signed(value: Any) -> None:
+    """Raise SignatureError for what nobody signed: an envelope of no signature, or an object that is no envelope."""
+    if isinstance(value, dict) and (value.get("signatures") == [] or not set(_FIELDS) & set(value)):
+        raise SignatureError("nobody signed it; publishing it again with AMOEBA_SIGNING_KEY set does")
 
 
 def _bytes(text: Any) -> bytes:

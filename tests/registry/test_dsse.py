@@ -132,6 +132,18 @@ def test_what_is_no_envelope_is_refused(content: bytes, key: PrivateKey) -> None
         dsse.verify(content, TYPE, trusting(key))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", PAYLOAD, json.dumps({"payload": "", "payloadType": TYPE, "signatures": []}).encode()],
+    ids=["nothing", "a bare payload", "an envelope without a signature"],
+)
+def test_what_nobody_signed_is_told_apart_from_what_was_altered(content: bytes, key: PrivateKey) -> None:
+    with pytest.raises(
+        SignatureError, match=r"^nobody signed it; publishing it again with AMOEBA_SIGNING_KEY set does$"
+    ):
+        dsse.verify(content, TYPE, trusting(key))
+
+
 def test_a_field_that_stands_twice_is_refused(key: PrivateKey, envelope: bytes) -> None:
     twice = envelope.replace(b'{"payload":', b'{"payload":"","payload":', 1)
     with pytest.raises(SignatureError, match="a name stands twice"):

@@ -218,11 +218,12 @@ def test_a_signed_promotion_is_read_by_who_trusts_the_key_and_by_who_knows_none(
 
 
 def test_what_nobody_trusted_signed_is_no_promotion_where_signatures_are_wanted(
-    store: Store, published: str, key: KeyFile, tmp_path: Path
+    store: Store, published: str, key: KeyFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher, device = keyed(store, key, key), keyed(store, None, key)
     with pytest.raises(SignatureError, match=f"no promotion of {published} to production is signed by a trusted key"):
         device.resolve(published)
+    assert f"promotion 1 of {published} is passed over: nobody signed it" in caplog.text
     publisher.promote(store.resolve(published, "2"), reason="signed")
     intruder = keyed(store, KeyFile(make_key("intruder", tmp_path / "theirs")[0]))
     intruder.promote(store.resolve(published, "3"), reason="signed by another")
