@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from flows import verdicts
 from registry.store import PRODUCTION
 
 if TYPE_CHECKING:
+    from components.frontier import Point
     from edge_targets._target import Target
     from flows.check import Checked, Verdict
     from flows.doctor import Finding
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from registry.promotions import Promotion
 
 _WIDE = 200
+_FIGURES = ("shape", "quantization", "MB", "perplexity", "accuracy", "TTFT ms", "ms/token", "measured on")
 
 
 def onboarded(outcome: Outcome) -> None:
@@ -55,28 +58,30 @@ def packaged(model: str, alias: str, released: Released) -> None:
 
 
 def _released(title: str, released: Sequence[Released], full_perplexity: float | None = None) -> Table:
-    columns = ["target", "shape", "quantization", "MB", "perplexity", "accuracy", "TTFT ms", "ms/token", "measured on"]
-    table = _table(title, columns)
+    table = _table(title, ["target", *_FIGURES])
     for one in released:
-        point = one.point
-        perplexity, accuracy = "not measured", "not measured"
-        if point.perplexity is not None and point.accuracy is not None and point.accuracy_interval is not None:
-            low, high = point.accuracy_interval
-            ratio = f" ({point.perplexity / full_perplexity:.2f}x)" if full_perplexity else ""
-            perplexity = f"{point.perplexity:.2f}{ratio}"
-            accuracy = f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]"
-        table.add_row(
-            f"{one.target} v{one.version}",
-            point.shape,
-            point.quantization,
-            f"{point.size_mb:.0f}",
-            perplexity,
-            accuracy,
-            f"{point.ttft_ms:.0f}",
-            f"{point.tpot_ms:.1f}",
-            point.measured_on,
-        )
+        table.add_row(f"{one.target} v{one.version}", *_figures(one.point, full_perplexity))
     return table
+
+
+def _figures(point: Point, full_perplexity: float | None = None) -> tuple[str, ...]:
+    """A point as `_FIGURES` names it, its perplexity beside the full model's where that is given."""
+    perplexity, accuracy = "not measured", "not measured"
+    if point.perplexity is not None and point.accuracy is not None and point.accuracy_interval is not None:
+        low, high = point.accuracy_interval
+        ratio = f" ({point.perplexity / full_perplexity:.2f}x)" if full_perplexity else ""
+        perplexity = f"{point.perplexity:.2f}{ratio}"
+        accuracy = f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]"
+    return (
+        point.shape,
+        point.quantization,
+        f"{point.size_mb:.0f}",
+        perplexity,
+        accuracy,
+        f"{point.ttft_ms:.0f}",
+        f"{point.tpot_ms:.1f}",
+        point.measured_on,
+    )
 
 
 def _considered(target: str, verdicts: Sequence[Any]) -> None:
@@ -170,25 +175,21 @@ def bases_list(watched: Sequence[Watched], bases: Mapping[str, Mapping[str, str]
 
 
 def releases(rows: Sequence[dict[str, Any]]) -> None:
-    table = _table(
-        "released",
-        ["model", "version", "aliases", "shape", "quantization", "perplexity", "ms/token", "MB", "measured on", "data"],
-    )
-    for row in rows:
-        version, point = row["version"], row["point"]
-        figures = [""] * 6
-        if point:
-            perplexity = "not measured" if point.perplexity is None else f"{point.perplexity:.2f}"
-            figures = [point.shape, point.quantization, perplexity, f"{point.tpot_ms:.1f}"]
-            figures += [f"{point.size_mb:.0f}", point.measured_on]
-        table.add_row(
-            version.registered_model,
-            version.version,
-            ", ".join(version.aliases),
-            *figures,
-            "refused: --json says why" if "refused" in row else row["lineage"].get("data_revision", "")[:27],
-        )
-    _show(table)
+    """A table a base, narrow enough for a terminal of 120 columns."""
+    if not rows:
+        say("nothing is published yet; `amoeba onboard BASE` does that")
+    for base, of_base in groupby(rows, key=lambda row: row["version"].registered_model.split("--")[0]):
+        table = _table(base, ["target", "aliases", *_FIGURES, "data"])
+        table.padding = 0
+        for row in of_base:
+            version, point = row["version"], row["point"]
+            table.add_row(
+                f"{version.registered_model.partition('--')[2] or 'supernet'} v{version.version}",
+                ", ".join(version.aliases),
+                *(_figures(point) if point else [""] * len(_FIGURES)),
+                "refused: --json says why" if "refused" in row else row["lineage"].get("data_revision", "")[:8],
+            )
+        _show(table)
 
 
 def promotions(records: Sequence[Promotion]) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from fixtures.artifacts import FILES, write_artifact
 from fixtures.workspace import amoeba, make_workspace
 
 import edge_targets
+from components.frontier import Point
 from edge_targets._device.command import NoRoomError
 from flows import cli
 from flows.cli_output import print_json
 from flows.settings import Settings
+from flows.tables import releases
+from registry.store import Version
 
 VERBS = (
     "onboard",
@@ -196,6 +200,37 @@ def test_a_machine_is_told_null_where_json_has_no_number(capsys: pytest.CaptureF
     assert (
         capsys.readouterr().out == '{\n  "worse": null,\n  "within": [\n    1.5,\n    null\n  ],\n  "at": "here"\n}\n'
     )
+
+
+def test_the_frontier_of_a_base_says_quality_with_its_interval_and_both_times_within_120_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    point = Point("d30w100", "int4", 22.28, 0.617, (0.587, 0.646), 169.4, 9.62, 300.0, 103.0, "host")
+    names = ("smollm2-135m", "smollm2-135m--android_arm64", "qwen--x86_avx2")
+    versions = [Version(name, "1", ("production",), {}, "", "") for name in names]
+    points = (
+        None,
+        point,
+        replace(point, perplexity=None, accuracy=None, accuracy_interval=None, measured_on="predicted"),
+    )
+    releases(
+        [
+            {"version": version, "point": point, "lineage": {"data_revision": "3939f95fcbee4c5161a3d90ab68.dir"}}
+            for version, point in zip(versions, points, strict=True)
+        ]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    (row,) = [line for line in lines if "android_arm64 v1" in line]
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells[2:] == ["d30w100", "int4", "103", "22.28", "61.7% [59%, 65%]", "169", "9.6", "host", "3939f95f"]
+    assert [line.strip() for line in lines if "│" not in line and line[0].isalnum()] == ["smollm2-135m", "qwen"]
+    assert any("supernet v1" in line for line in lines)
+
+
+def test_a_registry_without_releases_says_what_makes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    releases([])
+    assert "nothing is published yet; `amoeba onboard BASE` does that" in capsys.readouterr().err
 
 
 def test_a_chat_that_fills_the_context_forgets_what_was_said_first(capsys: pytest.CaptureFixture[str]) -> None:
