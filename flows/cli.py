@@ -33,6 +33,23 @@ app.command()(cli_explore.explore)
 app.add_typer(cli_keys.app, name="keys")
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"amoeba {version('amoeba-edge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def of_itself(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """What is said of the command itself."""
+
+
 @app.command()
 def onboard(
     base: Annotated[
@@ -455,7 +472,7 @@ def main() -> None:
     Exit 1 is what a command found: a regression, a target that failed.
     """
     # Commands that answer about themselves need no environment.
-    if set(sys.argv[1:]) & {"--help"} or len(sys.argv) == 1:
+    if "--help" in sys.argv or sys.argv[1:2] in ([], ["--version"]):
         app()
     from flows.settings import check_workspace, prepare_environment
     from flows.trouble import explained

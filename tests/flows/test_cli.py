@@ -75,15 +75,18 @@ def test_every_verb_explains_itself_with_an_example(verb: str, tmp_path: Path) -
     assert f"amoeba {verb}" in done.stdout.split("Options")[0].split("Usage")[1]
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("option", "said"), [("--help", "onboard"), ("--version", f"amoeba {importlib.metadata.version('amoeba-edge')}\n")]
+)
+def test_what_the_command_says_of_itself_imports_nothing_heavy(option: str, said: str) -> None:
     code = (
-        "import sys; sys.argv = ['amoeba', '--help']\n"
+        f"import sys; sys.argv = ['amoeba', '{option}']\n"
         "from flows.cli import main\n"
         "try: main()\n"
         "except SystemExit: print(sorted(set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "onboard" in done.stdout
+    assert said in done.stdout
     loaded = set(done.stderr.strip("[]\n").replace("'", "").split(", "))
     assert not loaded & HEAVY
 
