@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -162,6 +163,17 @@ def test_pulled_files_are_kept_in_the_users_cache_unless_told_otherwise(monkeypa
     monkeypatch.setenv("AMOEBA_CACHE_MEGABYTES", "5")
     assert Settings().pulled == Path("/srv/elsewhere")
     assert Settings().cache_megabytes == 5
+
+
+def test_every_variable_that_is_a_users_to_set_is_in_a_document() -> None:
+    project, of_ours = Path(__file__).parents[2], {"AMOEBA_ABOUT", "AMOEBA_WORKS_FOR", "AMOEBA_WORKS_IN"}
+
+    def named(*files: Path) -> set[str]:
+        return {name for file in files for name in re.findall("AMOEBA(?:_[A-Z]+)+", file.read_text())}
+
+    read = named(*(path for folder in OURS for path in (project / folder).rglob("*") if path.suffix in (".py", ".sh")))
+    assert "AMOEBA_ENGINES" in read
+    assert read - of_ours <= named(project / "README.md", *(project / "docs").rglob("*.md"))
 
 
 def test_a_variable_that_is_there_and_empty_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
