@@ -83,8 +83,13 @@ def at_device(point: Point, figures: dict[str, Any]) -> Point:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise MeasurementError(
+            f"{path} cannot be read ({error.strerror}); `amoeba bench MODEL --out FILE` writes the file that this takes"
+        ) from error
     if len(content) > _MOST_BYTES:
         raise MeasurementError(
             f"{path} has more than {_MOST_BYTES} bytes; figures of `amoeba bench` have a few thousand"

@@ -93,7 +93,7 @@ def _derivable(
         raise nothing
     try:
         from components.pinned import UnavailableError
-        from flows import calibrating
+        from flows import calibrating, data
         from flows.bases import declared
         from flows.choosing import choose_for
         from flows.settings import WorkspaceError
@@ -106,6 +106,8 @@ def _derivable(
     choices, reasons = [], []
     try:
         base = declared(model)
+        for stage in ("data", "supernet"):
+            data.check(stage, base)
         folder = resolved(base.source).folder
         for one in suited:
             try:
@@ -113,7 +115,7 @@ def _derivable(
                 choices.append(choose_for(base, folder, one, _budget(limits), calibrations))
             except JobError as error:
                 reasons.append(str(error))
-    except (WorkspaceError, UnavailableError, RegistryError, ValueError, OSError) as error:
+    except (WorkspaceError, UnavailableError, RegistryError, data.StageError, ValueError, OSError) as error:
         reasons.append(str(error))
     if choices:
         return min(choices, key=lambda choice: choice.predicted.perplexity)

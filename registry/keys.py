@@ -70,8 +70,14 @@ class PublicKey:
     @classmethod
     def read(cls, path: Path) -> PublicKey:
         """The key in a file, called by the file's name; raises RefusedError."""
-        with path.open("rb") as file:
-            return cls.parse(path.stem, file.read(_MOST_KEY_BYTES + 1))
+        try:
+            with path.open("rb") as file:
+                content = file.read(_MOST_KEY_BYTES + 1)
+        except OSError as error:
+            raise RefusedError(
+                f"the public key {path} cannot be read ({error.strerror}); its owner has it as NAME.pem"
+            ) from error
+        return cls.parse(path.stem, content)
 
     @property
     def pem(self) -> bytes:

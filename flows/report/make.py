@@ -30,7 +30,14 @@ class Written:
 
 
 def make(model: str, folder: Path, check: Path | None = None, made: str | None = None, log: bool = True) -> Written:
-    """Write a base's report to `folder`; raises what the registry raises, and GateFileError for no file of the gate."""
+    """Write a base's report to `folder`.
+
+    Raises what the registry raises, GateFileError for no file of the gate, and ValueError where a file has the folder's name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            f"{folder} is a file, and a report is a folder of files; --out {folder.with_suffix('')}-report is one"
+        )
     gate = gates.read(check) if check is not None else None
     registry = tracking.store()
     return write(registry, gather(registry, model, gate, made), folder, log)

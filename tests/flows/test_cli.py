@@ -19,6 +19,8 @@ from components.frontier import Point
 from edge_targets._device.command import NoRoomError
 from flows import cli
 from flows.cli_output import print_json
+from flows.measured import MeasurementError, record
+from flows.report.make import make
 from flows.settings import Settings
 from flows.tables import releases
 from registry.store import Version
@@ -241,6 +243,21 @@ def test_the_frontier_of_a_base_says_quality_with_its_interval_and_both_times_wi
     assert cells[2:] == ["d30w100", "int4", "103", "22.28", "61.7% [59%, 65%]", "169", "9.6", "host", "3939f95f"]
     assert [line.strip() for line in lines if "│" not in line and line[0].isalnum()] == ["smollm2-135m", "qwen"]
     assert any("supernet v1" in line for line in lines)
+
+
+def test_a_measurement_that_is_not_there_says_what_writes_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        MeasurementError, match=r"none\.json cannot be read \(No such file or directory\); `amoeba bench"
+    ):
+        record(tmp_path / "none.json")
+
+
+def test_a_report_is_not_written_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"README\.md is a file, and a report is a folder of files; --out .*README-report"
+    ):
+        make("tiny", tmp_path / "README.md")
 
 
 def test_a_registry_without_releases_says_what_makes_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from fixtures.artifacts import kept
 
 from components.frontier import Point
 from edge_targets._device.machine import Machine
-from flows import cli_pull, measured, tracking
+from flows import bases, cli_pull, measured, tracking
 from flows.explored import KIND, Explored, Member, Predicted, Reference, Samples
 from flows.finding import Limits, NothingSuitsError, best
 from flows.measured import KIND as MEASUREMENT
+from flows.obtaining import obtain
 from registry.errors import NotFoundError, SignatureError
 from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE, Manifest, read_manifest
@@ -137,6 +139,22 @@ def test_a_pull_for_a_target_that_nothing_is_published_for_says_what_makes_it(
         cli_pull._fetched(
             base + model, target, tmp_path / "device", "production", Limits(), False, False, False, "when known"
         )
+
+
+def test_where_the_supernet_is_not_there_what_brings_it_is_said(
+    store: Store, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a clone that has not pulled yet."""
+    declared = {base: {"source": "smollm2-135m", "fingerprint": "ab" * 32, "profile": "tiny"}}
+    stages = {f"{stage}@{base}": {"outs": [{"md5": f"{'ab' * 16}.dir"}]} for stage in ("data", "supernet")}
+    files = {"dvc.yaml": {}, "dvc.lock": {"schema": "2.0", "stages": stages}, "bases.yaml": {"bases": declared}}
+    for name, content in files.items():
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(bases.settings(), "workspace", tmp_path)
+    with pytest.raises(
+        NothingSuitsError, match=f"Nor can the supernet: .*`dvc pull data@{base}` brings it .*`amoeba onboard"
+    ):
+        obtain(store, base, "x86_avx2", Limits(max_latency_ms=0.1), SERVER)
 
 
 @pytest.fixture

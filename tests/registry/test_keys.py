@@ -146,6 +146,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "trusted"
 
 
+def test_a_public_key_that_is_not_there_says_whom_to_ask(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(RefusedError, match=r"nope\.pem cannot be read \(No such file or directory\); its owner has it"):
+        add_key(folder, tmp_path / "nope.pem")
+
+
 def test_where_no_key_is_known_no_signature_is_required(folder: Path) -> None:
     assert not Trust.read(folder).required
     assert Trust.read(folder, wanted="always").required
