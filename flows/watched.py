@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from components.progress import say
 from flows.bases import UnknownNameError, change, check_profile, entries
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -51,7 +52,10 @@ def watched() -> tuple[Watched, ...]:
 
 
 def add(source: str, profile: str, targets: tuple[str, ...] = ()) -> Watched:
-    """Watch a source from now on, or otherwise than before; raises UnknownNameError for an unknown profile or target."""
+    """Watch a source from now on, or otherwise than before; of a folder that is not there yet, that is said.
+
+    Raises UnknownNameError for an unknown profile or target.
+    """
     import edge_targets
 
     check_profile(profile)
@@ -64,6 +68,8 @@ def add(source: str, profile: str, targets: tuple[str, ...] = ()) -> Watched:
         values["watched"] = [_plain(one) for one in (*kept, added)]
 
     change(edit)
+    if added.kind == "folder" and not Path(added.source).is_dir():
+        say(f"{added.source} is no folder yet; it is watched, and what is in it is onboarded once it is there")
     return added
 
 

@@ -43,6 +43,16 @@ def test_a_source_that_is_added_is_watched_until_it_is_removed(workspace: Path) 
     assert [one.targets for one in watched.watched()] == [("x86_avx2",)]
 
 
+def test_a_folder_that_is_not_there_yet_is_watched_and_said_to_be_missing(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (workspace, workspace / "later"):
+        watched.add(str(folder), "tiny")
+    assert [one.source for one in watched.watched()] == [str(workspace.resolve()), str(workspace / "later")]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{workspace / 'later'} is no folder yet; it is watched" in said
+
+
 def test_adding_a_source_leaves_what_is_onboarded_alone(workspace: Path) -> None:
     known = {"m": {"source": "m", "fingerprint": "ab" * 32, "profile": "tiny"}}
     (workspace / "bases.yaml").write_text(yaml.safe_dump({"bases": known}))
