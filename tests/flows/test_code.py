@@ -102,8 +102,19 @@ def test_subnets_are_cut_again_when_what_merges_adapters_changes(monkeypatch: py
     assert "finetune" not in read
 
 
-DECIDES_NOTHING = {"files", "kept", "lifeline", "messages", "pinned", "progress", "quiet", "waiting"}
-"""How work is fetched by its digest, kept, waited for, told and ended: not what it comes to."""
+DECIDES_NOTHING = {
+    "files",
+    "kept",
+    "lifeline",
+    "messages",
+    "pinned",
+    "profile",
+    "progress",
+    "quiet",
+    "strict",
+    "waiting",
+}
+"""How work is checked, fetched by its digest, kept, waited for, told and ended: not what it comes to."""
 IN_WHAT_IS_READ = {
     "data": set(),
     "selection": {"contamination", "tasks"},
