@@ -108,7 +108,6 @@ DECIDES_NOTHING = {
     "lifeline",
     "messages",
     "pinned",
-    "profile",
     "progress",
     "quiet",
     "strict",
@@ -121,6 +120,8 @@ IN_WHAT_IS_READ = {
     "supernet": {"blocks", "contamination", "depth", "knapsack", "prefix", "readout", "tasks"},
 }
 """What decided an earlier stage's outcome, which the stage names."""
+CHECKS = "from components.profile import check_profile"
+"""Which reads what every stage takes, and changes none of it."""
 UNUSED = {"latency"}
 """What a budget in milliseconds is predicted by, which no stage has."""
 
@@ -144,4 +145,5 @@ def source_of(stage: str) -> str:
         names = (node for name in waiting for node in ast.walk(own[name]) if isinstance(node, ast.Name))
         waiting = {node.id for node in names if isinstance(node.ctx, ast.Load) and node.id in own} - used
     imports = [part for part in parts if isinstance(part, ast.ImportFrom)]
-    return "\n".join(map(ast.unparse, [*imports, *(own[name] for name in sorted(used))]))
+    text = "\n".join(map(ast.unparse, [*imports, *(own[name] for name in sorted(used))]))
+    return text.replace(CHECKS, "pass")
