@@ -124,8 +124,11 @@ def test_an_onboarding_that_lost_something_ends_as_incomplete_and_the_command_wi
         yield recorded
 
     monkeypatch.setenv("AMOEBA_WORKSPACE", str(workspace(tmp_path, monkeypatch)))
+    monkeypatch.setattr("flows.asked.check_onboarding", lambda *given: None)
+    monkeypatch.setattr("flows.own_server.serve_this_command", lambda: None)
     monkeypatch.setattr(onboard, "find_base", lambda source: base("tiny", tmp_path))
-    monkeypatch.setattr(onboard, "check_profile", lambda profile: None)
+    for checked in ("check_profile", "check_numbers"):
+        monkeypatch.setattr(onboard, checked, lambda profile: None)
     monkeypatch.setattr(onboard, "one_at_a_time", nullcontext)
     monkeypatch.setattr(onboard.lost_runs, "end_those_of_killed_processes", lambda: None)
     monkeypatch.setattr(onboard.onboarding_run, "recorded", kept)

@@ -283,6 +283,9 @@ def start(workspace: Path, *arguments: str, said: Path = Path(os.devnull)) -> su
         stdout=subprocess.DEVNULL,
         stderr=said.open("wb"),
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored by whatever is started in the background
     )
 
 
