@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from components.calibration import Calibration
 from edge_targets._device.bench import host
 from flows import code
 from flows.bases import Declared
+from flows.installed import version_of
 from flows.settings import settings
 from flows.work import key_of
 
@@ -35,16 +35,8 @@ def _file(base: Declared, target: str) -> Path:
         "base": base.fingerprint,
         "host": host(),
         "threads": os.cpu_count(),
-        "runtime": [known.runtime, _version(known.runtime)],
+        "runtime": [known.runtime, version_of(known.runtime)],
         "family": known.family or target,
         "code": code.packaging(target),
     }
     return settings().cache / "calibrations" / f"{key_of(key)}.json"
-
-
-def _version(distribution: str) -> str | None:
-    """None for a runtime that is not installed, so that nothing ran on it here."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

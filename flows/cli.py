@@ -325,9 +325,10 @@ def frontier(
     from flows.measured import point_of
     from flows.tracking import store
     from registry.errors import OF_ONE_VERSION
+    from registry.naming import base_and_target
 
     registry = store()
-    names = [name for name in registry.models() if model in (None, name, name.split("--")[0])]
+    names = [name for name in registry.models() if model in (None, name, base_and_target(name)[0])]
     if model is not None and not names:
         registry.versions(model)
     rows: list[dict[str, Any]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import edge_targets
 from flows import trusting
+from flows.installed import version_of
 from flows.settings import WorkspaceError, settings
 from registry.errors import RegistryError
 from registry.reaching import shown
@@ -46,10 +46,11 @@ def _python() -> Finding:
 
 def _packages() -> Iterator[Finding]:
     for name in _BUILDERS:
-        try:
-            yield Finding(name, True, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
+        version = version_of(name)
+        if version is None:
             yield Finding(name, False, "not installed", "pip install -c constraints.txt -e '.[build]'")
+        else:
+            yield Finding(name, True, version)
 
 
 def _targets() -> Iterator[Finding]:
@@ -60,15 +61,8 @@ def _targets() -> Iterator[Finding]:
             remedy = f"pip install -c constraints.txt -e '.[{target.extra}]'"
             yield Finding(f"target {name}", False, f"lacks {', '.join(lacking)}", remedy)
         else:
-            yield Finding(f"target {name}", True, f"{target.runtime} {_version(target.runtime)}".rstrip())
-
-
-def _version(runtime: str) -> str:
-    """Empty where the runtime came under another name, as ONNX Runtime does on a Jetson."""
-    try:
-        return importlib.metadata.version(runtime)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+            # Which came under another name where that is empty, as ONNX Runtime does on a Jetson.
+            yield Finding(f"target {name}", True, f"{target.runtime} {version_of(target.runtime) or ''}".rstrip())
 
 
 def _signing() -> Finding:

@@ -93,7 +93,7 @@ def best(
 
 def check_published(registry: Store, base: str, target: str) -> None:
     """Raise NotFoundError, with what makes it, where a base that is there has no package for a target that is known."""
-    published = {name.partition("--")[2] for name in registry.models() if name.split("--")[0] == base}
+    published = {target for model, target in map(naming.base_and_target, registry.models()) if model == base}
     if published and target not in published and target in edge_targets.names():
         others = ", ".join(sorted(published - {""})) or "none yet"
         raise NotFoundError(
@@ -112,7 +112,7 @@ def _offers(
     registry: Store, base: str, machine: Machine | None, limits: Limits, alias: str, only: str | None
 ) -> Iterator[Offer]:
     for name in registry.models():
-        model, _, target = name.partition("--")
+        model, target = naming.base_and_target(name)
         if model != base or not target or target != (only or target):
             continue
         try:

@@ -93,11 +93,11 @@ def _derivable(
         raise nothing
     try:
         from components.pinned import UnavailableError
-        from flows import calibrating, data
-        from flows.bases import declared
+        from flows import calibrating
         from flows.choosing import choose_for
+        from flows.data import StageError
+        from flows.onboarded import recorded
         from flows.settings import WorkspaceError
-        from flows.sources import resolved
         from flows.work import JobError
     except ModuleNotFoundError as error:
         raise NothingSuitsError(
@@ -105,17 +105,14 @@ def _derivable(
         ) from nothing
     choices, reasons = [], []
     try:
-        base = declared(model)
-        for stage in ("data", "supernet"):
-            data.check(stage, base)
-        folder = resolved(base.source).folder
+        base, origin = recorded(model)
         for one in suited:
             try:
                 calibrations = calibrating.kept(base, one) if machine is not None else None
-                choices.append(choose_for(base, folder, one, _budget(limits), calibrations))
+                choices.append(choose_for(base, origin.folder, one, _budget(limits), calibrations))
             except JobError as error:
                 reasons.append(str(error))
-    except (WorkspaceError, UnavailableError, RegistryError, data.StageError, ValueError, OSError) as error:
+    except (WorkspaceError, UnavailableError, RegistryError, StageError, ValueError, OSError) as error:
         reasons.append(str(error))
     if choices:
         return min(choices, key=lambda choice: choice.predicted.perplexity)

@@ -14,16 +14,21 @@ from flows.sources import resolved
 
 @contextmanager
 def onboarded(name: str) -> Iterator[tuple[Declared, Base]]:
-    """What `bases.yaml` says of the base, and its files; nobody onboards it meanwhile.
+    """What `recorded` gives, and raises; nobody onboards the base meanwhile."""
+    with one_at_a_time(declared(name).name):
+        yield recorded(name)
+
+
+def recorded(name: str) -> tuple[Declared, Base]:
+    """What `bases.yaml` says of the base, and its files.
 
     What is published carries the base's fingerprint and the revisions of `dvc.lock`, so the files that it is built from must be
     those. Raises UnknownNameError for a base that is not declared, BaseError where its files are others by now, StageError where
     its data or its supernet are.
     """
-    with one_at_a_time(declared(name).name):
-        base = declared(name)
-        origin = resolved(base.source)
-        origin.check_unchanged(base.fingerprint)
-        for stage in ("data", "supernet"):
-            data.check(stage, base)
-        yield base, origin
+    base = declared(name)
+    for stage in ("data", "supernet"):
+        data.check(stage, base)
+    origin = resolved(base.source)
+    origin.check_unchanged(base.fingerprint)
+    return base, origin

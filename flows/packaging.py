@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 import sys
@@ -19,6 +18,7 @@ from flows import code
 from flows.bases import Declared, parameters
 from flows.choosing import Choice
 from flows.data import revision
+from flows.installed import versions_of
 from flows.settings import settings
 from flows.sources import resolved
 from flows.work import key_of, run_apart
@@ -147,13 +147,7 @@ def build_key(base: Declared, choice: Choice) -> str:
 
 def builder_versions() -> dict[str, str]:
     """Installed versions of what decides a package's bytes; a missing one is left out."""
-    versions = {}
-    for name in _BUILDERS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return versions_of(_BUILDERS)
 
 
 def _card(base: Declared, licence: str, shape: AnyShape) -> str:

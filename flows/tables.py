@@ -12,6 +12,7 @@ from rich.table import Table
 
 from components.progress import say
 from flows import verdicts
+from registry.naming import base_and_target
 from registry.store import PRODUCTION
 
 if TYPE_CHECKING:
@@ -178,13 +179,13 @@ def releases(rows: Sequence[dict[str, Any]]) -> None:
     """A table a base, narrow enough for a terminal of 120 columns."""
     if not rows:
         say("nothing is published yet; `amoeba onboard BASE` does that")
-    for base, of_base in groupby(rows, key=lambda row: row["version"].registered_model.split("--")[0]):
+    for base, of_base in groupby(rows, key=lambda row: base_and_target(row["version"].registered_model)[0]):
         table = _table(base, ["target", "aliases", *_FIGURES, "data"])
         table.padding = 0
         for row in of_base:
             version, point = row["version"], row["point"]
             table.add_row(
-                f"{version.registered_model.partition('--')[2] or 'supernet'} v{version.version}",
+                f"{base_and_target(version.registered_model)[1] or 'supernet'} v{version.version}",
                 ", ".join(version.aliases),
                 *(_figures(point) if point else [""] * len(_FIGURES)),
                 "refused: --json says why" if "refused" in row else row["lineage"].get("data_revision", "")[:8],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from flows import trusting
 from flows.bases import Declared
 from flows.data import lineage
+from flows.installed import versions_of
 from flows.settings import settings
 from registry import naming
 from registry.errors import NotFoundError, RegistryError
@@ -50,7 +50,7 @@ def facts_of(base: Declared) -> dict[str, Any]:
         "profile": base.profile,
         **lineage(base),
         "git_commit": _git_commit(),
-        "versions": _versions(),
+        "versions": versions_of(_VERSIONS_OF),
     }
 
 
@@ -213,18 +213,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _VERSIONS_OF if _installed(name)}
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _git_commit() -> str:

@@ -34,6 +34,12 @@ def check_registered(name: str) -> str:
     return package_model(base, target) if separator else supernet_model(base)
 
 
+def base_and_target(registered_model: str) -> tuple[str, str]:
+    """What a registered model's name says; the target of a supernet's is empty."""
+    base, _, target = registered_model.partition("--")
+    return base, target
+
+
 def check_same(registered_model: str, base: str, target: str | None) -> None:
     """Raise RefusedError when a manifest of this base and target stands under another registered model's name."""
     own = package_model(base, target) if target else supernet_model(base)

@@ -41,7 +41,7 @@ def gather(registry: Store, model: str, gate: Gate | None = None, made: str | No
 
 
 def _gather(registry: Store, model: str, gate: Gate | None, made: str | None) -> Report:
-    names = [name for name in registry.models() if name.partition("--")[0] == model]
+    names = [name for name in registry.models() if naming.base_and_target(name)[0] == model]
     if not names:
         registry.versions(model)  # raises, and names the nearest
     supernet = supernet_of(registry, model)
@@ -50,8 +50,8 @@ def _gather(registry: Store, model: str, gate: Gate | None, made: str | None) ->
     text = Text(None if figures is None else figures["perplexity"]["nats"], noted.get("data_revision"))
     targets = [
         found
-        for name in names
-        if "--" in name and (found := _target(registry, model, name.partition("--")[2], text)) is not None
+        for _, target in map(naming.base_and_target, names)
+        if target and (found := _target(registry, model, target, text)) is not None
     ]
     lineage = trace(registry, model, None, supernet.version.version) if supernet is not None else ()
     return Report(
