@@ -12,6 +12,16 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_CHANGED = "-dirty"
+
+
+def unfinished(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run of this clean commit on this machine kept with the same setting; nothing where none did."""
+    kept = RESULTS / f"{name}.json"
+    known: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+    here = _where()
+    same = not here["commit"].endswith(_CHANGED) and {**here, **setting}.items() <= known.items()
+    return known if same else {}
 
 
 def keep(name: str, figures: Mapping[str, Any]) -> None:
@@ -48,7 +58,7 @@ def _commit() -> str:
     """This checkout's, marked where code differs from it; earlier results of the same day do not make it differ."""
     project = RESULTS.parents[1]
     changed = _git(project, "diff", "--quiet", "HEAD", "--", ".", f":!{RESULTS.relative_to(project)}").returncode
-    return commit_of(project) + ("-dirty" if changed else "")
+    return commit_of(project) + (_CHANGED if changed else "")
 
 
 def _git(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

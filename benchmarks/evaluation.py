@@ -143,7 +143,7 @@ def main() -> None:
     given = parser.parse_args()
     quiet_libraries()
     torch.set_num_threads(given.threads)
-    once = Kept(given.work)
+    once = Kept(given.work / f"{given.threads}-threads-batches-of-{given.batch}")
     tasks = find(given.task or ("common_knowledge", "arc_easy"))
     checkpoint = resolve("smollm2-135m", CACHE).folder
     model, encode = load_checkpoint(checkpoint), Text(checkpoint).encode

@@ -6,7 +6,8 @@
 The jobs are builds of one int8 package for contexts of different lengths, so all cost the same; each has one thread, whatever
 runs beside it, so that one worker uses one core and two use two. A round takes every engine with one worker, with two, and with
 two of which one is killed in its first build; each is a process of its own, and its cluster is made and ended within the time.
-Stopped, the same command goes on after the last. A round of a tiny model takes about six minutes on two cores.
+Stopped, the same command goes on after the last. A round of twelve builds of a model of 135 million parameters takes about six
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -98,10 +99,8 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true", help="forget what was run before")
     parser.add_argument("--loaded", action="store_true", help="say in the figures that the machine did other work too")
     given = parser.parse_args()
-    kept = _record.RESULTS / "fanout.json"
     setting = {"jobs": given.jobs, "checkpoint": str(given.checkpoint or "tiny"), "loaded": given.loaded}
-    known = json.loads(kept.read_text()) if kept.is_file() and not given.anew else {}
-    runs: list[dict[str, Any]] = known["runs"] if setting.items() <= known.items() else []
+    runs: list[dict[str, Any]] = [] if given.anew else _record.unfinished("fanout", setting).get("runs", [])
     with tempfile.TemporaryDirectory(prefix="amoeba-fanout-") as folder:
         from flows.settings import prepare_environment
 

@@ -2,28 +2,29 @@
 
     amoeba explore smollm2-135m x86_avx512 --points 8 && python -m benchmarks.frontier
 
-Intervals are of 95 %: accuracy by Wilson, the others by a bootstrap over the samples (runs, or windows of text). Area is that of
-logarithm of time per token and of perplexity below a corner of twice the dense int8 model's time and four times its perplexity.
+Intervals are of 95 %: accuracy by Wilson, times by the sign test over one process's runs (another process or another day may be
+further off), perplexity by Student's t over windows of text. Area is that of logarithm of time per token and of perplexity below
+a corner of twice the dense int8 model's time and four times its perplexity.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy import stats
 
 from benchmarks import _record
 from components.frontier import Point, hypervolume
 from flows.explored import Member, frontier_of
+from flows.report.intervals import median
 from flows.tracking import store
 from registry import naming
 
 DENSE = "d30w100"
 _FIGURES = ("perplexity", "tpot_ms", "ttft_ms", "memory_mb")
-_RESAMPLES = 2000
 
 
 def main() -> None:
@@ -78,28 +79,23 @@ def _area(points: Iterable[Point], corner: tuple[float, float]) -> float:
 def _row(member: Member) -> list[str]:
     point, predicted, samples = member.point, member.predicted, member.samples
     low, high = point.accuracy_interval or (0.0, 1.0)
-    nats = np.exp(_interval(samples.nats, np.mean))
+    nats = np.exp(stats.t.interval(0.95, len(samples.nats) - 1, np.mean(samples.nats), stats.sem(samples.nats)))
     return [
         member.version,
         f"{point.shape} {point.quantization}",
         f"{point.known_perplexity:.2f} [{nats[0]:.1f}, {nats[1]:.1f}]",
         f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]",
-        _timed(point.tpot_ms, samples.tpot_ms, 2),
-        _timed(point.ttft_ms, samples.ttft_ms[min(samples.ttft_ms)], 0),
+        _timed(samples.tpot_ms, 2),
+        _timed(samples.ttft_ms[min(samples.ttft_ms)], 0),
         f"{point.memory_mb:.0f}",
         f"{predicted.perplexity:.1f}, {predicted.tpot_ms:.2f}, {predicted.ttft_ms:.0f}, {predicted.memory_mb:.0f}",
     ]
 
 
-def _timed(value: float, samples: Sequence[float], digits: int) -> str:
-    low, high = _interval(samples, np.median)
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _interval(samples: Sequence[float], figure: Callable[..., Any]) -> tuple[float, float]:
-    drawn = np.random.default_rng(0).choice(samples, (_RESAMPLES, len(samples)))
-    low, high = np.quantile(figure(drawn, axis=1), (0.025, 0.975))
-    return float(low), float(high)
+def _timed(samples: Sequence[float], digits: int) -> str:
+    estimate = median(samples)
+    interval = f" [{', '.join(f'{end:.{digits}f}' for end in estimate.interval)}]" if estimate.interval else ""
+    return f"{estimate.value:.{digits}f}{interval}"
 
 
 if __name__ == "__main__":

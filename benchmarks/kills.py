@@ -8,7 +8,6 @@ The promises are those of `tests/faults/onboarding.py`. Stopped, the same comman
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,9 +28,8 @@ def main() -> None:
     from faults import onboarding
     from faults.tally import Outcome, outcome_of, table
 
-    kept = _record.RESULTS / f"{_NAME}.json"
-    known = json.loads(kept.read_text()) if kept.is_file() and not given.anew else {"onboardings": [], "cases": {}}
-    chains, cases = known["onboardings"], known["cases"]
+    known = {} if given.anew else _record.unfinished(_NAME, {})
+    chains, cases = known.get("onboardings", []), known.get("cases", {})
     missing = [case for case in onboarding.THOROUGH if case.__name__ not in cases]
     if missing or _kills(chains) < given.kills:
         with onboarding.world() as world:
