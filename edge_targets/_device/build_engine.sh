@@ -39,7 +39,23 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-cd "$(dirname "$0")"
+# What was named from where this was called is still meant from here on.
+absolute() {
+  case $1 in
+    /*) printf '%s' "$1" ;;
+    *) printf '%s/%s' "$PWD" "$1" ;;
+  esac
+}
+
+case $python in
+  */*) python=$(absolute "$python") ;;
+esac
+if [ -n "${AMOEBA_ENGINES:-}" ]; then
+  AMOEBA_ENGINES=$(absolute "$AMOEBA_ENGINES")
+  export AMOEBA_ENGINES
+fi
+
+CDPATH='' cd -- "$(dirname -- "$0")"
 command -v "$python" >/dev/null || fail "$python is not on the PATH; set PYTHON to JetPack's Python"
 
 machine=$(uname -m)

@@ -19,6 +19,7 @@ import json
 import mmap
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ _USUAL_PROMPT = 128
 _KEPT = 3
 """Engines that stay in the cache: those opened last."""
 _DAY_S = 24 * 60 * 60
-_CACHED = re.compile(r"[0-9a-f]{64}\.engine(\.\d+)?")
+_CACHED = re.compile(r"[0-9a-f]{64}\.engine(\.[0-9a-f]+)?")
 """What we call an engine, and with a process's number what is not yet whole of one."""
 
 Bounds = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -251,7 +252,7 @@ def _check_place(path: Path, size: int) -> None:
 
 def _place(path: Path, serialized: Any) -> None:
     """Written beside and renamed: an engine that is there is whole."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # containers that share a cache share process ids
     with _kept_in(path.parent):
         try:
             with beside.open("wb") as file:

@@ -31,8 +31,12 @@ class Text:
         self._template = (folder / "chat_template.jinja").read_text("utf-8")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; special tokens written out in it are recognized, none is added."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of `text`; special tokens written out in it are recognized, none is added.
+
+        What a terminal gave and is not UTF-8 is read as question marks.
+        """
+        whole = text.encode("utf-8", "replace").decode()
+        ids: list[int] = self._tokenizer.encode(whole, add_special_tokens=False).ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:

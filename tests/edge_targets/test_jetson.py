@@ -554,6 +554,23 @@ def test_a_build_that_is_stopped_leaves_no_engine(
     assert list((tmp_path / "engines").iterdir()) == []
 
 
+def test_builds_with_one_process_id_keep_their_engines_apart(
+    tensorrt: Any, package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fsync = os.fsync
+
+    def another_writes_meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        other = tensorrt_engine.ready(package, apart=False)
+        assert other.read_bytes()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", another_writes_meanwhile)
+    placed = tensorrt_engine.ready(package, apart=False)
+    assert placed.read_bytes().startswith(b'{"version"')
+    assert [*(tmp_path / "engines").iterdir()] == [placed]
+
+
 def cached(cache: Path, digit: str, suffix: str = "", hours: float = 0) -> Path:
     """A file of an engine whose digest is this digit all over, touched so many hours ago."""
     path = cache / f"{digit * 64}.engine{suffix}"
@@ -832,6 +849,24 @@ def test_the_script_ends_with_an_engine_where_the_checks_pass(package: Path, tmp
     (engine,) = engines.iterdir()
     assert done.stdout.rstrip().endswith(str(engine))
     assert engine.read_bytes().startswith(b'{"version": "10.3.0"')
+
+
+def test_the_script_s_folders_are_meant_from_where_it_is_called(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = tmp_path / "caller"
+    (caller / "bin").mkdir(parents=True)
+    (caller / "bin" / "python").symlink_to(sys.executable)
+    (caller / package.name).mkdir()
+    named = {"PYTHON": "bin/python", "AMOEBA_ENGINES": "engines", "CDPATH": str(caller)}
+    path = on_a_jetson(tmp_path / "tools")
+    stands_in = os.pathsep.join([str(STAND_IN), *sys.path])
+    monkeypatch.chdir(caller)
+    done = script(package, PATH=path, PYTHONPATH=stands_in, **named)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(".engine")
+    assert len(list((caller / "engines").iterdir())) == 1
+    assert not (package / "engines").exists()
 
 
 def test_the_disk_of_the_cache_is_asked_for_room_and_only_where_an_engine_is_to_be_built(

@@ -44,6 +44,12 @@ def test_a_tokenizer_saved_after_padded_training_neither_cuts_nor_fills_a_prompt
     assert Text(folder).encode(SIX_WORDS) == [2, 3, 4, 5, 6, 7]
 
 
+def test_a_prompt_that_is_not_utf_8_is_read_as_question_marks(folder: Path) -> None:
+    text = Text(folder)
+    given = b"w2 \xff w3".decode("utf-8", "surrogateescape")  # as Python takes it from the command line
+    assert text.encode(given) == text.encode("w2 ? w3")
+
+
 def in_the_manner_of_sentencepiece(folder: Path) -> None:
     """A Llama base of the first kind: its file puts a space before each piece of text, which transformers' class does not."""
     from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
