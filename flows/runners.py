@@ -25,8 +25,11 @@ def task_runner() -> TaskRunner[Any]:
     if given.task_runner == "processes":
         return ProcessPoolTaskRunner(max_workers=given.workers)
     if given.task_runner == "dask":
+        import dask
         from prefect_dask.task_runners import DaskTaskRunner
 
+        # Dask's workers would hand builders a heap that is given back at every step, which doubles a build's time, and one thread.
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
         # No limit of memory: what takes it are builders below the workers, which Dask does not count.
         workers = {"n_workers": given.workers, "threads_per_worker": 1, "memory_limit": 0}
         own: dict[str, Any] = {**workers, "dashboard_address": None}

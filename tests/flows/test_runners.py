@@ -25,11 +25,11 @@ SHAPE, CONTEXTS = "d2w100", (64, 96)
 
 
 @task
-def job(number: int) -> tuple[int, int]:
-    """A figure, and the process that made it."""
+def job(number: int) -> tuple[int, int, str | None]:
+    """A figure, the process that made it, and how eagerly that gives memory back."""
     if number < 0:
         raise ValueError(f"{number} is below 0")
-    return number * number, os.getpid()
+    return number * number, os.getpid(), os.environ.get("MALLOC_TRIM_THRESHOLD_")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,7 @@ def test_a_failed_job_and_a_killed_worker_lose_no_other_job_wherever_jobs_run(
     assert (first[0], last[0]) == (1, 9)
     assert isinstance(failed, ValueError)
     assert {first[1] == os.getpid(), last[1] == os.getpid()} == {name == "threads"}
+    assert first[2] == os.environ.get("MALLOC_TRIM_THRESHOLD_")
     assert [one[0] for one in built] == undisturbed
     assert killing.worker is not None
     assert psutil.wait_procs([killing.builder], timeout=60)[1] == []  # also where only its parent was killed
