@@ -8,9 +8,11 @@ measured. All figures must hold, so holding needs no correction: every one of th
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from components import paired
@@ -66,7 +68,11 @@ class Evidence:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evidence:
-        return cls(**{name: tuple(values) for name, values in value.items()})
+        """JSON has no word for what is no number but null."""
+        read: dict[str, Any] = {
+            name: tuple(math.nan if one is None else one for one in given) for name, given in value.items()
+        }
+        return cls(**read)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,10 @@ class Figure:
 
 Look = Callable[[set[Pairs] | None], tuple[Evidence, Evidence]]
 """Measures more of what is undecided, everything where that is None, and gives all that baseline and candidate did by then."""
+
+
+_RUINED = 0.5
+"""Perplexity so much larger is regressed by however few windows: texts differ in difficulty, reading one again does not."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,8 @@ def _quality(baseline: Evidence, candidate: Evidence, margins: Margins, level: f
     perplexities = Perplexity(baseline.nats).value, Perplexity(candidate.nats).value
     shares = [statistics.fmean(side.correct) for side in (baseline, candidate)]
     read = paired.of_likelihoods(baseline.nats, candidate.nats, level)
+    if read.estimate > _RUINED:
+        read = replace(read, chance=0.0)
     answered = paired.of_answers(baseline.correct, candidate.correct, level)
     return [
         _Asked("perplexity", perplexities, read, margins.perplexity_percent / 100, "windows"),
@@ -178,12 +190,17 @@ def _quality(baseline: Evidence, candidate: Evidence, margins: Margins, level: f
 
 
 def _cost(baseline: Evidence, candidate: Evidence, margins: Margins, level: float, in_turns: bool) -> list[_Asked]:
-    compare = paired.of_ratios if in_turns else paired.of_separate_ratios
+    of_time = paired.of_ratios if in_turns else paired.of_days
+    of_memory = paired.of_ratios if in_turns else partial(paired.of_days, apart=0.0)
     time_percent = margins.latency_percent if in_turns else margins.drift_percent
     asked = []
-    for name, percent in (("ttft_ms", time_percent), ("tpot_ms", time_percent), ("memory_mb", margins.memory_percent)):
+    for name, compare, percent in (
+        ("ttft_ms", of_time, time_percent),
+        ("tpot_ms", of_time, time_percent),
+        ("memory_mb", of_memory, margins.memory_percent),
+    ):
         before, after = getattr(baseline, name), getattr(candidate, name)
-        if len(before) > 1 and len(after) > 1:
+        if len(before) > in_turns and len(after) > 1:
             values = (statistics.median(before), statistics.median(after))
             asked.append(_Asked(name, values, compare(before, after, level), percent / 100, "runs"))
     return asked

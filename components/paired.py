@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_DAYS_APART = 0.08
+"""Two sessions of `benchmarks.predictor` on one machine were so far apart on average: a standard deviation of the logarithm."""
+_MOST_PAIRS = 1_000_000
 _RESAMPLES = 10_000
 _SEED = 20_260
 
@@ -29,12 +32,13 @@ class Worsening:
     """p of a difference as large as this were the candidate no worse at all."""
     pairs: int
 
-    def needed(self, margin: float) -> int:
-        """About how many pairs would tell which side of the margin the truth is on, were the estimate right."""
+    def needed(self, margin: float) -> int | None:
+        """About how many pairs would tell which side of the margin the truth is on, were the estimate right; None for none."""
         reach, distance = self.high - self.estimate, abs(margin - self.estimate)
         if not reach or not distance:
             return self.pairs
-        return max(self.pairs + 1, math.ceil(self.pairs * (reach / distance) ** 2))
+        times = (reach / distance) ** 2
+        return max(self.pairs + 1, math.ceil(self.pairs * times)) if self.pairs * times < _MOST_PAIRS else None
 
 
 def of_ratios(baseline: Sequence[float], candidate: Sequence[float], level: float) -> Worsening:
@@ -42,20 +46,27 @@ def of_ratios(baseline: Sequence[float], candidate: Sequence[float], level: floa
     return _as_share(of_means(np.log(baseline), np.log(candidate), level))
 
 
-def of_separate_ratios(baseline: Sequence[float], candidate: Sequence[float], level: float) -> Worsening:
-    """Of positive figures that were not taken in turns: Welch's t (1947) on their logarithms, as a share."""
+def of_days(
+    baseline: Sequence[float], candidate: Sequence[float], level: float, apart: float = _DAYS_APART
+) -> Worsening:
+    """Of positive figures of fresh processes on two days, as a share: Welch's t (1947) on their logarithms.
+
+    How far days are `apart`, a standard deviation, is added to the error as known. A single figure varies as the others do.
+    """
     from scipy.stats import t
 
     before, after = np.log(baseline), np.log(candidate)
-    if min(len(before), len(after)) < 2:
-        raise ValueError(f"how sure a difference is takes two runs or more of each, got {len(before)} and {len(after)}")
-    parts = [float(side.var(ddof=1)) / len(side) for side in (before, after)]
-    estimate, error = float(after.mean() - before.mean()), math.sqrt(sum(parts))
+    if len(before) < 1 or len(after) < 2:
+        raise ValueError(f"how sure a difference is takes a run and two of today, got {len(before)} and {len(after)}")
+    alone = len(before) == 1
+    parts = [float((after if alone else before).var(ddof=1)) / len(before), float(after.var(ddof=1)) / len(after)]
+    freedoms = [(len(after) if alone else len(before)) - 1, len(after) - 1]
+    estimate, error = float(after.mean() - before.mean()), math.sqrt(sum(parts) + apart**2)
     pairs = min(len(before), len(after))
     if error == 0:
         return _as_share(Worsening(estimate, estimate, estimate, 0.0 if estimate > 0 else 1.0, pairs))
-    squares = (part**2 / (len(side) - 1) for part, side in zip(parts, (before, after), strict=True))
-    freedom = sum(parts) ** 2 / sum(squares)
+    squares = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
+    freedom = error**4 / squares if squares else math.inf
     reach = float(t.ppf(1 - level, freedom)) * error
     chance = float(t.sf(estimate / error, freedom))
     return _as_share(Worsening(estimate, estimate - reach, estimate + reach, chance, pairs))

@@ -133,7 +133,14 @@ def _baseline(registry: Store, registered_model: str, asked: str, newer: Artifac
     if Path(asked).is_file():
         return evidence.recorded(Path(asked), registered_model)
     older = Artifact.pulled(registry, registered_model, asked)
-    return evidence.published(older) if older.version.version == newer.version.version else older
+    if older.version.version != newer.version.version:
+        return older
+    known = evidence.published(older)
+    if known is None:
+        raise evidence.BaselineError(
+            f"{registered_model} has but {older}, which was built where it cannot run: nothing was measured to hold it against"
+        )
+    return known
 
 
 def _models_of(side: Artifact | Recorded) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from components.evaluate import asking_order
@@ -63,16 +64,21 @@ class Recorded:
         return asdict(self)
 
 
-def published(artifact: Artifact) -> Recorded:
-    """What was measured of an artifact when it was published; its peak memory is of longer prompts than the gate's."""
+def published(artifact: Artifact) -> Recorded | None:
+    """What was measured of an artifact when it was published; None where it was built by who cannot run it.
+
+    Its times are the medians of one process, its peak memory is of longer prompts than the gate's.
+    """
     measured = artifact.manifest.facts["measurement"]
+    if "accuracy" not in measured:
+        return None
     correct, latency = measured["accuracy"]["correct"], measured["latency"]
     shortest = min(latency["ttft_ms_samples"], key=int)
     evidence = Evidence(
         nats=tuple(measured["perplexity"]["nats"]),
         correct=tuple(correct[index] for index in asking_order(len(correct))),
-        ttft_ms=tuple(latency["ttft_ms_samples"][shortest]),
-        tpot_ms=tuple(latency["tpot_ms_samples"]),
+        ttft_ms=(median(latency["ttft_ms_samples"][shortest]),),
+        tpot_ms=(median(latency["tpot_ms_samples"]),),
     )
     return Recorded(f"{artifact} as published", evidence, artifact.manifest.lineage["data_revision"], measured["host"])
 

@@ -28,17 +28,17 @@ class Session:
         self._runs: dict[str, list[dict[str, float]]] = {"older": [], "newer": []}
         own = evidence.published(newer)
         # Publication asks all there are; of other data the first answers say how many.
-        self._questions = len(own.evidence.correct) if own.data_revision == self._data_revision else sys.maxsize
+        self._questions = len(own.evidence.correct) if own and own.data_revision == self._data_revision else sys.maxsize
         known = older if isinstance(older, Recorded) else evidence.published(older)
         self.in_turns = isinstance(older, Artifact)
-        if known.data_revision == self._data_revision and _read_alike(older, newer):
+        if known and known.data_revision == self._data_revision and _read_alike(older, newer):
             self._nats["older"], self._correct["older"] = list(known.evidence.nats), list(known.evidence.correct)
         elif not self.in_turns:
             raise BaselineError(f"{older} was measured on other data than this workspace has; onboard again")
         self.untimed = ""
         """Why time is not compared; empty where it is."""
-        if not self.in_turns and known.host != host():
-            where = known.host.get("processor", "unknown")
+        if isinstance(older, Recorded) and older.host != host():
+            where = older.host.get("processor", "unknown")
             self.untimed = f"time is not compared, since the baseline's was taken on another machine ({where})"
 
     def look(self, undecided: set[Pairs] | None, *, pairs: int, questions: int) -> tuple[Evidence, Evidence]:
@@ -103,4 +103,4 @@ def _read_alike(older: Artifact | Recorded, newer: Artifact) -> bool:
     if isinstance(older, Recorded):
         return True
     was, own = (side.manifest.facts["measurement"] for side in (older, newer))
-    return (was["host"], was.get("runtime")) == (host(), own.get("runtime"))
+    return (was.get("host"), was.get("runtime")) == (host(), own.get("runtime"))

@@ -29,8 +29,10 @@ def margin(figure: Figure) -> str:
 
 def outcome(figure: Figure) -> str:
     """The verdict; where there is none, how much would have to be measured for one."""
-    if figure.needed is None:
+    if figure.verdict != "inconclusive":
         return figure.verdict
+    if figure.needed is None:
+        return f"{figure.verdict}: too near to what is allowed for any number of {figure.pairs_of} to tell"
     return (
         f"{figure.verdict}: about {figure.needed} {figure.pairs_of} would tell, {figure.worsening.pairs} were measured"
     )
@@ -79,7 +81,8 @@ def markdown(model: str, verdict: Verdict, checked: Sequence[Checked]) -> str:
             lines += ["| figure | baseline | now | worse by | allowed | verdict |", "|---|--:|--:|--:|--:|---|"]
             lines += [_row(figure) for figure in one.figures]
             lines.append("")
-        lines += [f"- {_cell(line)}" for line in succession(one)]
+        if became := succession(one):
+            lines += [*(f"- {_cell(line)}" for line in became), ""]
     if not checked:
         lines += [f"Nothing of {_cell(model)} is published; `amoeba onboard` does that.", ""]
     return "\n".join(lines)

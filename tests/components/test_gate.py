@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -126,10 +127,23 @@ def test_what_is_undecided_says_how_much_would_decide_it() -> None:
 
 
 def test_times_that_were_not_taken_in_turns_are_judged_by_the_wider_margin() -> None:
-    slower = replace(_evidence(2), tpot_ms=_scaled(_evidence(2).tpot_ms, 1.15))
-    apart = judge(_evidence(1), slower, MARGINS, LEVELS, in_turns=False)
-    assert _named(apart)["tpot_ms"].verdict == "holds"
-    assert _named(apart)["memory_mb"].margin == 0.10
+    def of_tpot(times_slower: float) -> Figure:
+        slower = replace(_evidence(2), tpot_ms=_scaled(_evidence(2).tpot_ms, times_slower))
+        return _named(judge(_evidence(1), slower, MARGINS, LEVELS, in_turns=False))["tpot_ms"]
+
+    assert [of_tpot(times).verdict for times in (1.0, 1.15, 1.6)] == ["holds", "inconclusive", "regressed"]
+    assert of_tpot(1.0).margin == 0.25
+
+
+def test_memory_is_the_same_on_any_day() -> None:
+    larger = replace(_evidence(2), memory_mb=_scaled(_evidence(2).memory_mb, 1.05))
+    memory = _named(judge(_evidence(1), larger, MARGINS, LEVELS, in_turns=False))["memory_mb"]
+    assert (memory.verdict, memory.margin) == ("holds", 0.10)
+
+
+def test_one_destroyed_window_of_eight_is_a_regression() -> None:
+    destroyed = replace(_evidence(2), nats=(*_evidence(2).nats[:-1], 50.0))
+    assert _named(judge(_evidence(1), destroyed, MARGINS, LEVELS))["perplexity"].verdict == "regressed"
 
 
 def test_quality_alone_is_judged_where_no_time_was_taken() -> None:
@@ -151,3 +165,7 @@ def test_evidence_comes_back_from_json_as_it_was() -> None:
     from dataclasses import asdict
 
     assert Evidence.from_json(json.loads(json.dumps(asdict(_evidence())))) == _evidence()
+
+
+def test_what_is_no_number_comes_back_from_json_as_such() -> None:
+    assert math.isnan(Evidence.from_json({"nats": [None, 3.0], "correct": [True]}).nats[0])

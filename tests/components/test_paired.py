@@ -30,11 +30,22 @@ def test_a_mean_difference_is_what_scipys_paired_t_test_says() -> None:
 
 def test_separate_runs_are_what_scipys_welch_test_says() -> None:
     before, after = _pairs(7, 0.2, 0.1)
-    found = paired.of_separate_ratios(before, after[:5], LEVEL)
+    found = paired.of_days(before, after[:5], LEVEL, apart=0)
     asked = stats.ttest_ind(np.log(after[:5]), np.log(before), equal_var=False, alternative="greater")
     assert found.chance == pytest.approx(asked.pvalue)
     bounds = stats.ttest_ind(np.log(after[:5]), np.log(before), equal_var=False).confidence_interval(1 - 2 * LEVEL)
     assert (found.low, found.high) == pytest.approx((math.expm1(bounds.low), math.expm1(bounds.high)))
+
+
+def test_an_artifact_that_did_not_change_seldom_regresses_whatever_the_day() -> None:
+    generator, level = np.random.default_rng(3), 0.02
+    alarms = 0
+    for _ in range(2000):
+        was, today = (np.exp(generator.normal(0, 0.1, count)) for count in (1, 6))
+        today *= np.exp(generator.normal(0, 0.08))
+        found = paired.of_days(was.tolist(), today.tolist(), level)
+        alarms += found.estimate > 0.25 and found.chance < level
+    assert alarms / 2000 <= level
 
 
 def test_a_machine_that_drifts_by_half_hides_no_tenth_from_pairs() -> None:
@@ -82,9 +93,11 @@ def test_what_never_varies_is_certain(values: list[float]) -> None:
 
 
 def test_one_pair_tells_nothing() -> None:
-    for compare in (paired.of_ratios, paired.of_separate_ratios, paired.of_means):
+    for compare in (paired.of_ratios, paired.of_means):
         with pytest.raises(ValueError, match="got 1"):
             compare([1.0], [2.0], LEVEL)
+    with pytest.raises(ValueError, match="two of today, got 1 and 1"):
+        paired.of_days([1.0], [2.0], LEVEL)
     with pytest.raises(ValueError, match="got 1"):
         paired.of_answers([True], [False], LEVEL)
 
@@ -101,7 +114,14 @@ def test_the_pairs_that_are_needed_would_be_enough() -> None:
     found = paired.of_ratios(before, after, LEVEL)
     assert found.high > 0.05
     wanted = found.needed(0.05)
+    assert wanted is not None
     assert wanted > 6
     more = paired.of_ratios(*_pairs(4 * wanted, 0.0, noise), LEVEL)
     assert more.high < 0.05
     assert paired.of_means([1.0, 1.0], [1.0, 1.0], LEVEL).needed(0.05) == 2
+
+
+@pytest.mark.parametrize("nats", [50.0, 8000.0])
+def test_no_number_of_pairs_is_asked_for_that_nobody_could_measure(nats: float) -> None:
+    before = [3.0, 3.1, 3.2, 2.9, 3.0, 3.1, 3.0, 3.2]
+    assert paired.of_likelihoods(before, [*before[:-1], nats], LEVEL).needed(0.05) is None
