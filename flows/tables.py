@@ -222,5 +222,6 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _show(table: Table) -> None:
-    terminal = Console()
-    (terminal if terminal.is_terminal else Console(width=_WIDE)).print(table)
+    """Cells are what others wrote, letter by letter: brackets are no markup, and names between colons no pictures."""
+    width = None if Console().is_terminal else _WIDE
+    Console(width=width, markup=False, emoji=False).print(table)
