@@ -1,6 +1,7 @@
 """Answers within a latency objective: an opened folder of levels, a score head, and what each way to answer was measured to give.
 
-Legend: T positions, V vocabulary.
+What a shape and a share of the prompt are worth is how likely the last quarter of held-out windows is after that share of the first
+three. Questions would not tell: most are so short that nearly all of them stays at any share.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
 
-from components.evaluate import Question, multiple_choice
+from components.evaluate import Question
 from components.files import replace_text
 from components.levels import Levels
 from components.packed import Packed
@@ -59,24 +62,28 @@ def save_adaptive(
     folder: Path,
     head: ScoreHead,
     settings: PromptSettings,
-    questions: Sequence[Question],
+    windows: Sequence[Sequence[int]],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Add `head` and measured operating points to a folder of levels, the first of which is the full model."""
     tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
     save_file(tensors, folder / HEAD_FILE, metadata={"settings": json.dumps(asdict(settings))})
-    points = measure_points(Levels(folder), head, questions, progress)
+    points = measure_points(Levels(folder), head, windows, progress)
     replace_text(folder / POINTS_FILE, json.dumps({"points": [asdict(point) for point in points]}, indent=1) + "\n")
 
 
 def measure_points(
     levels: Levels,
     head: ScoreHead,
-    questions: Sequence[Question],
+    windows: Sequence[Sequence[int]],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Operating, ...]:
-    """Accuracy on `questions` and latencies on this machine of every level and prompt share; the first level is the whole."""
+    """Quality on held-out `windows` and latencies on this machine of every level and prompt share; the first level is the whole.
+
+    Raises ValueError for windows that are too short to tell the shares apart.
+    """
     embedding = levels.model.get_input_embeddings()
+    shortened = {share: [_after_share(head, embedding, window, share) for window in windows] for share in SHARES}
     whole: tuple[float, float] | None = None
     points = []
     for index, name in enumerate(levels.cuts):
@@ -85,14 +92,30 @@ def measure_points(
         for number, share in enumerate(SHARES):
             ttft = _seconds_of_prefill(levels.model, math.ceil(share * PROMPT_TOKENS))
             whole = whole or (ttft, tpot)
-            shortened = [
-                replace(question, context=tuple(shorten(head, embedding, question.context, share)))
-                for question in questions
-            ]
-            quality = multiple_choice(Packed(levels.model), shortened).value
+            quality = _likelihood(levels.model, shortened[share])
             points.append(Operating(share, name, ttft / whole[0], tpot / whole[1], quality))
             progress(index * len(SHARES) + number + 1, len(levels.cuts) * len(SHARES))
     return tuple(points)
+
+
+def _after_share(head: ScoreHead, embedding: nn.Module, window: Sequence[int], share: float) -> Question:
+    """How a window goes on, after a share of its first three quarters: a question of one choice."""
+    asked = len(window) * 3 // 4
+    kept, rest = shorten(head, embedding, window[:asked], share), tuple(window[asked:])
+    if len(kept) > math.ceil(share * asked):
+        raise ValueError(
+            f"{share:.0%} of a prompt of {asked} tokens would be {math.ceil(share * asked)}, and {len(kept)} always stay: what a "
+            f"share costs is measured on longer windows than {len(window)} tokens, which `window_tokens` in params.yaml says"
+        )
+    return Question("text", tuple(kept), (rest,), (len(rest),), 0)
+
+
+def _likelihood(model: PreTrainedModel, questions: Sequence[Question]) -> float:
+    """The mean log-likelihood of their choices, nats a token."""
+    scores = Packed(model).score(questions)
+    return statistics.fmean(
+        likely / len(question.choices[0]) for question, (likely,) in zip(questions, scores, strict=True)
+    )
 
 
 def _read_head(path: Path, hidden: int) -> ScoreHead:

@@ -143,7 +143,7 @@ class Operating:
     ttft: float
     tpot: float
     quality: float
-    """On questions of the pipeline; more is better."""
+    """Mean log-likelihood of held-out text after that share of what comes before it, nats a token; more is better."""
 
 
 @dataclass(frozen=True)

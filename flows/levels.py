@@ -37,11 +37,11 @@ def make_levels(model: str, to: Path) -> Path:
         numbers = PromptSettings()
         tokens_WT = torch.from_numpy(made.train_WT).long()
         head = train_score_head(supernet.model, tokens_WT, numbers, progress("levels: what tokens are worth"))
-        # What the points' quality is measured on is not what they will be reported on.
-        half = made.questions[: len(made.questions) // 2]
         save_levels(supernet, (supernet.full, *supernet.space.mixed), folder, origin)
         say("levels: measuring every level and share of the prompt")
-        save_adaptive(folder, head, numbers, half, progress("levels: operating points"))
+        # What the points' quality is measured on is not what they will be reported on.
+        held_out = made.validation_WT.tolist()
+        save_adaptive(folder, head, numbers, held_out, progress("levels: operating points"))
         lineage = tracking.lineage_of(base, origin.licence)
         manifest = Manifest.of(folder, kind="supernet", model=base.name, target=None, facts={}, lineage=lineage)
         (folder / MANIFEST_FILE).write_bytes(manifest.canonical())
