@@ -9,9 +9,8 @@ Computation 10(4), 2006), times the share of its quantization's packages that he
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist, fmean
 
@@ -94,14 +93,16 @@ class Exploration:
     options: tuple[Option, ...]
     prior: Prior
     outcomes: tuple[Outcome, ...] = ()
+    failed: frozenset[Option] = frozenset()
+    """What could not be built."""
 
     def after(self, outcome: Outcome) -> Exploration:
-        return Exploration(self.options, self.prior, (*self.outcomes, outcome))
+        return replace(self, outcomes=(*self.outcomes, outcome))
 
     def without(self, option: Option) -> Exploration:
         """As if this option had not been measured: what is then forecast of it is a held-out prediction."""
         others = tuple(one for one in self.outcomes if one.option != option)
-        return self if others == self.outcomes else Exploration(self.options, self.prior, others)
+        return self if others == self.outcomes else replace(self, outcomes=others)
 
     def forecast(self, option: Option) -> Forecast:
         mean, spread = self._quality.predict(features(option.outline, option.quantization, evaluation=True))
@@ -109,9 +110,9 @@ class Exploration:
 
     @cached_property
     def forecasts(self) -> tuple[Forecast, ...]:
-        """Of every option that was not measured and may be fit, in the options' order."""
-        measured = {one.option for one in self.outcomes}
-        return tuple(one for one in self._every if one.option not in measured and not one.option.unfit)
+        """Of every option that was not tried and may be fit, in the options' order."""
+        tried = {one.option for one in self.outcomes} | self.failed
+        return tuple(one for one in self._every if one.option not in tried and not one.option.unfit)
 
     def next(self) -> Forecast | None:
         """The forecast of what is best measured next, the first of equals; None where nothing is left."""
@@ -154,9 +155,10 @@ class Exploration:
         )
 
     def _chance(self, quantization: str) -> float:
-        """That a package of this quantization is fit: Laplace's rule of succession."""
-        built = Counter(one.refused is None for one in self.outcomes if one.option.quantization == quantization)
-        return (built[True] + 1) / (built.total() + 1)
+        """That a package of this quantization can be built and is fit: Laplace's rule of succession."""
+        held = [one.refused is None for one in self.outcomes if one.option.quantization == quantization]
+        failed = sum(option.quantization == quantization for option in self.failed)
+        return (sum(held) + 1) / (len(held) + failed + 1)
 
     @cached_property
     def _every(self) -> tuple[Forecast, ...]:

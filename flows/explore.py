@@ -86,8 +86,9 @@ def build_candidate(base: Declared, choice: Choice) -> None:
 def publish_frontier(registry: Store, search: Search) -> Explored:
     """Publish every member as a version, and the frontier beside each of them and what is in production."""
     if not search.members:
-        refused = "; ".join(f"{one.option.name} {one.refused}" for one in search.built) or "none could be built"
-        raise JobError(f"{search.ground.target}: no package holds what was predicted of it: {refused}")
+        refused = [f"{one.option.name} {one.refused}" for one in search.built]
+        refused += [f"{option.name} could not be built: {reason}" for option, reason in search.failed.items()]
+        raise JobError(f"{search.ground.target}: no package holds what was predicted of it: {'; '.join(refused)}")
     production = _production(registry, search.ground.base.name, search.ground.target)
     versions = [_published(registry, production, search.ground, one) for one in search.members]
     explored = document(search, [version.version for version in versions])

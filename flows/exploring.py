@@ -101,9 +101,8 @@ class Search:
 
     @cached_property
     def exploration(self) -> Exploration:
-        start = self.ground.start
-        options = tuple(option for option in start.options if option not in self.failed)
-        return Exploration(options, start.prior, tuple(one.outcome for one in self.built))
+        outcomes = tuple(one.outcome for one in self.built)
+        return replace(self.ground.start, outcomes=outcomes, failed=frozenset(self.failed))
 
     @property
     def tried(self) -> int:

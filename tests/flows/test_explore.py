@@ -212,6 +212,27 @@ def test_what_cannot_be_built_counts_and_is_told(
     assert all("could not be built" in reasons[option.name] for option in search.failed)
 
 
+def test_a_quantization_of_which_nothing_can_be_built_does_not_take_the_others_turns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch, fails="int4")
+    search = measured(ground(BASE, folder, TARGET), 8)
+    assert search.failed
+    assert len(search.built) >= 4
+
+
+def test_a_frontier_is_published_where_nothing_of_one_quantization_could_be_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ground(BASE, folder, TARGET)
+    few = replace(start, start=replace(start.start, options=start.start.options[:9]))
+    Machine(monkeypatch, fails="int4")
+    search = measured(few, 9)
+    reasons = [one.reason for one in document(search, versions(search)).considered if one.quantization == "int4"]
+    assert len(reasons) == len(search.failed) == 3
+    assert all("the exporter ended" in reason for reason in reasons)
+
+
 def test_a_candidate_whose_process_was_killed_is_tried_again_and_not_given_up(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +284,13 @@ def test_where_nothing_holds_nothing_is_published(folder: Path, monkeypatch: pyt
     only = replace(start, start=replace(start.start, options=start.start.options[:3]))
     with pytest.raises(JobError, match=r"no package holds what was predicted of it: d4w100 .* is too far"):
         explore.publish_frontier(None, measured(only, 3))  # type: ignore[arg-type]
+
+
+def test_where_nothing_can_be_built_it_is_told_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, fails="d")
+    search = measured(ground(BASE, folder, TARGET), 2)
+    with pytest.raises(JobError, match=r"could not be built: .*the exporter ended; .*could not be built: "):
+        explore.publish_frontier(None, search)  # type: ignore[arg-type]
 
 
 def versions(search: exploring.Search) -> list[str]:
