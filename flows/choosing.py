@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 TOO_FAR = "is too far from its float subnet"
+PASSED_OVER = "passed over: another shape in its quantization is too far from float"
 _BUILT = "built, and "
 
 
@@ -56,12 +57,14 @@ def next_best(choice: Choice, refusal: str) -> Choice:
     """
     verdicts = [replace(one, reason=f"{_BUILT}{refusal}") if one.reason == CHOSEN else one for one in choice.verdicts]
     too_far = {one.candidate.quantization for one in verdicts if one.reason.startswith(f"{_BUILT}{TOO_FAR}")}
-    possible = [index for index, one in enumerate(verdicts) if one.reason == WORSE]
+    possible = [index for index, one in enumerate(verdicts) if one.reason in (WORSE, PASSED_OVER)]
     left = min(possible, key=lambda index: verdicts[index].candidate.quantization in too_far, default=None)
     if left is None:
         refused = "; ".join(f"{one.candidate.shape} {one.candidate.quantization} {one.reason}" for one in verdicts)
         raise JobError(f"{choice.target}: nothing holds what was predicted of it: {refused}")
-    verdicts[left] = replace(verdicts[left], reason=CHOSEN)
+    for index in possible:
+        reason = CHOSEN if index == left else PASSED_OVER if index < left else WORSE
+        verdicts[index] = replace(verdicts[index], reason=reason)
     candidate = verdicts[left].candidate
     return replace(choice, shape=candidate.shape, quantization=candidate.quantization, verdicts=tuple(verdicts))
 

@@ -112,7 +112,7 @@ def _why(release: Release) -> str:
     return (
         f"{words.count(len(release.considered), 'candidate')} considered. {chosen.shape} in {chosen.quantization} was predicted "
         f"to take {words.number(chosen.tpot_ms)} ms a token and {words.number(chosen.memory_mb)} MB, and has the least perplexity "
-        f"of those that fit." + (f" Left: {told}." if told else "")
+        f"of those that fit and were neither refused nor passed over." + (f" Left: {told}." if told else "")
     )
 
 
@@ -123,6 +123,7 @@ def _kind(reason: str) -> str:
         ("MB, over", "over the memory"),
         ("agrees with float", "too far from float in what is known of the quantization"),
         ("built, and", "built and refused"),
+        ("passed over", "passed over, as another shape in their quantization is too far from float"),
         ("higher perplexity", "of higher perplexity"),
     ):
         if said in reason:

@@ -14,8 +14,10 @@ from fixtures.tiny import make_model
 
 import edge_targets
 from components.calibration import Calibration
+from components.latency import Cost
+from components.search import Candidate, choose
 from components.selection import SelectionSettings, select
-from components.shape import AnyShape, MixedShape, ShapeSpace
+from components.shape import AnyShape, MixedShape, ShapeSpace, parse_shape
 from components.smol import AdapterSettings
 from components.supernet import Supernet
 from edge_targets._target import Budget
@@ -92,6 +94,26 @@ def test_after_a_quantization_that_was_too_far_from_float_comes_another(base_fol
     assert len(fit) > 1
     assert len(set(tried)) > 1
     assert tried[1] != tried[0]
+
+
+def test_what_was_passed_over_for_its_quantization_is_told_so_and_is_built_where_nothing_else_is_left() -> None:
+    ranked = [("d4w100", "int8", 20.0), ("d4w100", "int4", 21.0), ("d3w100", "int4", 25.0), ("d2w100", "int8", 40.0)]
+    candidates = [
+        Candidate(parse_shape(shape), quantization, perplexity, Cost(90.0, 8.0, 120.0, 250.0))
+        for shape, quantization, perplexity in [*ranked, ("d2w50", "int8", 50.0)]
+    ]
+    chosen, verdicts = choose(candidates, None, None)
+    first = choosing.Choice("x86_avx512", chosen.shape, chosen.quantization, 64, 1000.0, verdicts)
+    fallen = choosing.next_best(choosing.next_best(first, "disagrees"), f"{choosing.TOO_FAR}: top_1 0.6")
+    assert [one.reason for one in fallen.verdicts] == [
+        "built, and disagrees",
+        "built, and is too far from its float subnet: top_1 0.6",
+        "passed over: another shape in its quantization is too far from float",
+        "chosen",
+        "higher perplexity",
+    ]
+    last = choosing.next_best(choosing.next_best(fallen, "disagrees"), "disagrees")
+    assert (str(last.shape), last.quantization) == ("d3w100", "int4")
 
 
 def test_a_target_for_which_nothing_holds_says_every_reason(base_folder: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 from fixtures.reporting import MIXED, report, spot
 from justhtml import JustHTML
 
+from flows.choosing import PASSED_OVER
 from flows.report import figures, frontier, gate, words
 from flows.report.frame import Labels
 from flows.report.page import Pictures, page
-from flows.report.record import DrawnLayer, DrawnShape, Report
+from flows.report.record import DrawnLayer, DrawnShape, Report, Weighed
 
 STYLES = Path(__file__).parents[2] / "flows" / "report" / "templates"
 ATTACK = """</style></title></svg><script>document.title="run"</script><img src=x onerror=run()>'" onload=run() javascript:run()"""
@@ -143,6 +144,21 @@ def test_a_report_of_nothing_says_what_to_do() -> None:
     assert "Nothing is released for any target. amoeba onboard does that." in told(document)
     assert figures.metrics(empty) == {}
     assert Pictures.of(empty).all == ()
+
+
+def test_why_one_was_chosen_is_true_where_better_ones_were_refused_or_passed_over() -> None:
+    made, target = report(), report().targets[-1]
+    considered = (
+        Weighed("d30w100", "int4", 20.0, 5.0, 300.0, "device", "built, and is too far from its float subnet", False),
+        Weighed("d30w75", "int4", 25.0, 4.0, 280.0, "device", PASSED_OVER, False),
+        Weighed("d20w50", "int8", 40.0, 4.0, 280.0, "device", "chosen", True),
+    )
+    release = replace(target.releases[0], considered=considered)
+    said = told(JustHTML(page(replace(made, targets=(replace(target, releases=(release,)),))), sanitize=False))
+    assert "has the least perplexity of those that fit and were neither refused nor passed over" in said
+    assert (
+        "Left: 1 built and refused; 1 passed over, as another shape in their quantization is too far from float" in said
+    )
 
 
 def test_what_was_measured_differently_is_not_compared() -> None:
