@@ -155,7 +155,7 @@ def _description(dots: Sequence[_Dot], full: Estimate | None, quality: Quality) 
             times = [dot.x.value for dot in alike]
             figures = [dot.y.value for dot in alike]
             said.append(
-                f"{len(alike)} {words.MEASURED[kind]}: {_between(times)} ms a token, {quality} {_between(figures)}"
+                f"{len(alike)} {words.measured(alike[0].spot)}: {_between(times)} ms a token, {quality} {_between(figures)}"
                 f"{unit}."
             )
     if full is not None:

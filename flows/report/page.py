@@ -81,7 +81,6 @@ def page(report: Report) -> str:
         why=_why,
         steps=sorted({step for curve in report.curves for step, _ in curve.perplexity}),
         few=FEW,
-        measured=words.MEASURED,
     )
 
 

@@ -114,6 +114,7 @@ def _expected(one: explored.Considered) -> Spot:
         size_mb=None,
         perplexity=Estimate(one.predicted.perplexity),
         accuracy=None,
+        machine=one.predicted.machine,
     )
 
 

@@ -63,6 +63,8 @@ class Spot:
     size_mb: float | None
     perplexity: Estimate | None
     accuracy: Estimate | None
+    machine: Literal["device", "host"] = "device"
+    """Whose milliseconds and megabytes these are where they were predicted."""
     version: str | None = None
     """None where it was not published."""
     aliases: tuple[str, ...] = ()

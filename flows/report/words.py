@@ -7,10 +7,10 @@ import math
 from components.shape import MixedShape, Shape, parse_shape
 from flows.report.record import DrawnShape, Estimate, Full, Release, Spot, Task
 
-MEASURED = {
-    "device": "measured on the device",
-    "host": "measured on the machine that built it",
-    "predicted": "predicted from the device's figures, not measured",
+_MEASURED = {"device": "measured on the device", "host": "measured on the machine that built it"}
+_PREDICTED = {
+    "device": "predicted from the device's figures, not measured",
+    "host": "predicted from what ran on the machine that built the others, not measured",
 }
 
 
@@ -106,6 +106,11 @@ def layer_by_layer(drawn: DrawnShape) -> str:
     )
 
 
+def measured(spot: Spot) -> str:
+    """Where its milliseconds and megabytes come from."""
+    return _PREDICTED[spot.machine] if spot.measured_on == "predicted" else _MEASURED[spot.measured_on]
+
+
 def place(spot: Spot) -> str:
     """What one mark of a chart stands for."""
     perplexity = "quality not measured" if spot.perplexity is None else f"perplexity {number(spot.perplexity.value, 4)}"
@@ -117,9 +122,7 @@ def released(device: str, release: Release, full: Full | None, layers: int | Non
     spot = release.spot
     rate = f"{number(spot.tpot_ms.value)} ms a token ({1000 / spot.tpot_ms.value:.0f} tokens a second)"
     size = "" if spot.size_mb is None else f", {number(spot.size_mb)} MB"
-    said = (
-        f"{device} gets {shape(spot.shape, layers)}, in {spot.quantization}{size}: {rate}, {MEASURED[spot.measured_on]}"
-    )
+    said = f"{device} gets {shape(spot.shape, layers)}, in {spot.quantization}{size}: {rate}, {measured(spot)}"
     if spot.perplexity is None or spot.accuracy is None:
         return f"{said}. Its quality is not known: nothing but the device runs it."
     told = f"perplexity {number(spot.perplexity.value, 4)}"

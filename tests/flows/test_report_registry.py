@@ -281,6 +281,7 @@ def test_a_search_s_frontier_adds_what_it_measured_and_what_it_predicted_for_tha
         ("d4w100", "host", "1"),
         ("d3w100", "host", None),
     ]
+    assert target.spots[0].machine == "host"
     assert [(one.shape, one.machine) for one in target.explored] == [
         ("d3w100", "host"),
         ("d2w100", "host"),
