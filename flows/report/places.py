@@ -85,7 +85,8 @@ def _accuracy(point: Point) -> Estimate | None:
 def unpublished(frontier: explored.Explored, text: Text) -> list[Seen]:
     """What a search measured and left, and what it only predicted for the machine that it measured on."""
     host = frontier.host
-    machine = f"{host.get('processor')}, {host.get('threads')} threads, {_runtime(host.get('runtime'))}"
+    threads = words.count(host["threads"], "thread")
+    machine = f"{host.get('processor')}, {threads}, {_runtime(host.get('runtime'))}"
     same_text = text.revision in (None, frontier.data_revision)
     found = []
     for one in frontier.considered:

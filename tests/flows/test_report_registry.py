@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,20 @@ def package(made: Point) -> dict[str, Any]:
     }
 
 
+def document(model: str, left: Sequence[Considered], threads: int = 2) -> Explored:
+    """A search that put nothing but `left` beside what is published."""
+    return Explored(
+        model,
+        "x86_avx512",
+        "data.dir",
+        "net.dir",
+        {**HOST, "threads": threads, "runtime": {"name": "onnxruntime", "version": "1.31.1"}},
+        Reference(20.0, 0.5, (0.2, 0.8), tuple(FULL_NATS), (True, False)),
+        (),
+        tuple(left),
+    )
+
+
 @pytest.fixture
 def supernet(registry: Store, publish: Publish) -> Version:
     version = publish(None)
@@ -249,6 +263,21 @@ def test_a_dominated_version_is_marked(registry: Store, model: str, publish: Pub
 
 
 @pytest.mark.usefixtures("supernet")
+def test_what_a_search_left_stands_beside_the_versions_of_a_machine_with_one_core_too(
+    registry: Store, model: str, publish: Publish
+) -> None:
+    figures = figures_of(point())
+    figures["latency"]["threads"] = 1
+    version = publish(point(), measurement=figures)
+    predicted = Predicted(30.0, 6.0, 70.0, 250.0, "host")
+    left = Considered("d3w100", "int8", predicted, "measured, and beaten", point("d3w100", 9.0, 0.4))
+    registry.attach(version, explored.KIND, document(model, [left], threads=1).to_json())
+    (target,) = gather(registry, model).targets
+    assert [spot.shape for spot in target.spots] == ["d4w100", "d3w100"]
+    assert target.left_out == ()
+
+
+@pytest.mark.usefixtures("supernet")
 def test_a_search_s_frontier_adds_what_it_measured_and_what_it_predicted_for_that_machine(
     registry: Store, model: str, publish: Publish
 ) -> None:
@@ -264,17 +293,7 @@ def test_a_search_s_frontier_adds_what_it_measured_and_what_it_predicted_for_tha
         Considered("d2w100", "int8", Predicted(40.0, 5.0, 60.0, 200.0, "host"), "not measured"),
         Considered("d2w50", "int8", Predicted(50.0, 1.0, 10.0, 100.0, "device"), "not measured"),
     ]
-    document = Explored(
-        model,
-        "x86_avx512",
-        "data.dir",
-        "net.dir",
-        {**HOST, "threads": 2, "runtime": {"name": "onnxruntime", "version": "1.31.1"}},
-        Reference(20.0, 0.5, (0.2, 0.8), tuple(FULL_NATS), (True, False)),
-        (),
-        tuple(beside),
-    )
-    registry.attach(version, explored.KIND, document.to_json())
+    registry.attach(version, explored.KIND, document(model, beside).to_json())
     (target,) = gather(registry, model).targets
     assert [(spot.shape, spot.measured_on, spot.version) for spot in target.spots] == [
         ("d2w100", "predicted", None),
