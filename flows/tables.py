@@ -104,7 +104,10 @@ def _considered(target: str, verdicts: Sequence[Any]) -> None:
 
 
 def explored(frontier: Explored) -> None:
-    """The frontier, each point with what was predicted of it without it, and the best of what was not measured."""
+    """The frontier, each point with what was predicted of it without it, and the best of what was not measured.
+
+    A device's figures are no prediction for this host, and all there is where the point is the host's only run.
+    """
     title = (
         f"{frontier.model}: the frontier of {frontier.target} on {frontier.host['processor']}, {frontier.host['threads']} threads; "
         f"the full float model has perplexity {frontier.reference.perplexity:.2f} and accuracy {frontier.reference.accuracy:.1%}"
@@ -125,7 +128,10 @@ def explored(frontier: Explored) -> None:
             point.quantization,
             f"{point.known_perplexity:.2f} ({predicted.perplexity:.2f})",
             f"{point.accuracy:.1%} [{low:.0%}, {high:.0%}]",
-            *(f"{measured:.{digits}f} ({expected:.{digits}f})" for measured, expected, digits in pairs),
+            *(
+                f"{measured:.{digits}f}" + (f" ({expected:.{digits}f})" if predicted.machine == "host" else "")
+                for measured, expected, digits in pairs
+            ),
         )
     _show(table)
     built = [one for one in frontier.considered if one.point is not None]
