@@ -90,7 +90,7 @@ def publish_frontier(registry: Store, search: Search) -> Explored:
         refused += [f"{option.name} could not be built: {reason}" for option, reason in search.failed.items()]
         raise JobError(f"{search.ground.target}: no package holds what was predicted of it: {'; '.join(refused)}")
     production = _production(registry, search.ground.base.name, search.ground.target)
-    versions = [_published(registry, production, search.ground, one) for one in search.members]
+    versions = [_published(registry, search.ground.base, one) for one in search.members]
     explored = document(search, [version.version for version in versions])
     content = explored.to_json()
     for version in {version.version: version for version in (production, *versions)}.values():
@@ -127,14 +127,10 @@ def _production(registry: Store, model: str, target: str) -> Version:
         ) from error
 
 
-def _published(registry: Store, production: Version, start: Ground, built: Built) -> Version:
-    """What is in production where that is this very package and measurement; else one under its shape and quantization."""
-    facts = registry.manifest(production).facts
-    key = packaging.package_key(start.base, built.choice)
-    if (facts.get("package_key"), facts.get("point")) == (key, built.point.to_json()):
-        return production
+def _published(registry: Store, base: Declared, built: Built) -> Version:
+    """A version under its shape and quantization."""
     alias = alias_of(built.choice.shape, built.choice.quantization)
-    released = publish_package(start.base, built.choice, built.point, built.figures, alias)
+    released = publish_package(base, built.choice, built.point, built.figures, alias)
     return registry.resolve(released.registered_model, released.version)
 
 
