@@ -10,12 +10,11 @@ Legend: L layers, Q quarters kept.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from components.knapsack import Knapsack, Option
-from components.latency import Weights
 from components.shape import GONE, QUARTERS, WHOLE, LayerShape, MixedShape
 
 _STEPS = 20_000
@@ -69,19 +68,6 @@ def score_blocks(metric: Metric, progress: Callable[[int, int], None] = lambda d
 
 Cost = Callable[[LayerShape], float]
 """What a layer of this shape costs: parameters, bytes or predicted milliseconds."""
-
-
-def predicted_cost(config: Mapping[str, Any], neuron_multiple: int, figure: Callable[[Weights], float]) -> Cost:
-    """What a layer adds to a device's predicted `figure`: its milliseconds a token, or its bytes with the KV cache.
-
-    `config` is the base's; a budget for this cost is the device's limit less `figure` of no layers at all.
-    """
-    nothing, intermediate = figure(Weights.of(config, ())), config["intermediate_size"]
-
-    def cost(layer: LayerShape) -> float:
-        return figure(Weights.of(config, [(layer.attention, layer.neurons(intermediate, neuron_multiple))])) - nothing
-
-    return cost
 
 
 class AnyBudget:

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from components import family
 from components.base import Base, complete_texts
 from components.lora import ElasticLinear
 from components.mixed import MixedConfig, MixedForCausalLM
@@ -50,25 +49,6 @@ def extract(supernet: Supernet, shape: AnyShape) -> Subnet:
         # Rotary frequencies are buffers, not weights: shared, since they depend on the head size alone.
         model.model.rotary_emb = active.model.rotary_emb
     return Subnet(model.eval(), shape)
-
-
-def parameter_count(config: Any, cut: Cut) -> int:
-    """Parameters of a subnet in closed form, tied embeddings counted once; `config` is the base's or the subnet's."""
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
-    query, key_value = heads * head_dim, config.num_key_value_heads * head_dim
-    attention = family.attention_weights(config.to_dict())
-    kind = getattr(config, "base_model_type", config.model_type)
-    if kind == "qwen2":
-        attention += query + 2 * key_value
-    elif getattr(config, "attention_bias", False):
-        attention += query + 2 * key_value + hidden
-    if kind == "qwen3":
-        attention += 2 * head_dim
-    neuron = family.neuron_weights(config.to_dict())
-    layers = sum(attention * part.attention + neuron * part.neurons + 2 * hidden for part in cut.layers)
-    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    return int(layers + embeddings + hidden)
 
 
 def _empty(active: PreTrainedModel, cut: Cut, full_depth: int) -> PreTrainedModel:

@@ -8,9 +8,8 @@ import torch
 from fixtures.tiny import make_model
 from transformers import PreTrainedModel
 
-from components.blocks import MEASURED, OPTIONS, AnyBudget, BlockScores, predicted_cost, score_blocks
+from components.blocks import MEASURED, OPTIONS, AnyBudget, BlockScores, score_blocks
 from components.evaluate import Question, multiple_choice
-from components.latency import Load, Weights, predict
 from components.prefix import ShapeMetric
 from components.readout import READOUTS, ChoiceError
 from components.reference import logits_of
@@ -56,28 +55,6 @@ def test_a_budget_is_never_exceeded_and_the_last_layers_keep_their_attention(per
     assert search.cost_of(chosen) <= search.full * percent / 100
     assert chosen.layers[-1].attention
     assert chosen.layers[-2].attention
-
-
-@pytest.mark.parametrize("percent", [45, 60, 75, 90])
-@pytest.mark.parametrize("figure", ["tpot_ms", "memory_mb", "size_mb"])
-def test_a_limit_in_predicted_milliseconds_or_bytes_is_held_by_the_whole_shape(figure: str, percent: int) -> None:
-    config = make_model(layers=6).config.to_dict()
-
-    def predicted(weights: Weights) -> float:
-        return float(getattr(predict(Load.of(weights, 8, 8, context=2048), bandwidth_gb_s=0.01, int8_gops=1.0), figure))
-
-    def whole(shape: MixedShape) -> float:
-        return predicted(Weights.of(config, ((layer.attention, layer.neurons(128, 8)) for layer in shape.layers)))
-
-    scores = random_scores(6, percent)
-    search = AnyBudget(scores, predicted_cost(config, 8, predicted))
-    nothing = predicted(Weights.of(config, ()))
-    limit = nothing + search.full * percent / 100
-    chosen = search.choose(limit - nothing)
-    assert whole(MixedShape.whole(6)) == pytest.approx(nothing + search.full)
-    assert limit - search.full / 6 < whole(chosen) <= limit
-    worse = [chosen.with_layer(index, option) for index in range(6) for option in OPTIONS]
-    assert all(scores.total(other) >= scores.total(chosen) or whole(other) > limit * 0.999 for other in worse)
 
 
 def test_a_budget_no_shape_meets_names_the_cheapest() -> None:

@@ -122,8 +122,6 @@ IN_WHAT_IS_READ = {
 """What decided an earlier stage's outcome, which the stage names."""
 CHECKS = "from components.profile import check_profile"
 """Which reads what every stage takes, and changes none of it."""
-UNUSED = {"latency"}
-"""What a budget in milliseconds is predicted by, which no stage has."""
 
 
 @pytest.mark.parametrize("stage", IN_WHAT_IS_READ)
@@ -132,7 +130,7 @@ def test_a_stage_names_all_the_code_that_decides_its_outcome(stage: str, tmp_pat
     imported = {path.stem for path in code.imported(code._COMPONENTS, (tmp_path / "stage.py",))}
     named = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"][stage]["do"]["deps"]
     files = {Path(dependency).stem for dependency in named if dependency.endswith(".py")}
-    assert files == {"stages", *imported} - DECIDES_NOTHING - IN_WHAT_IS_READ[stage] - UNUSED
+    assert files == {"stages", *imported} - DECIDES_NOTHING - IN_WHAT_IS_READ[stage]
 
 
 def source_of(stage: str) -> str:
