@@ -101,7 +101,9 @@ class Search:
 
     @cached_property
     def exploration(self) -> Exploration:
-        outcomes = tuple(one.outcome for one in self.built)
+        # In one order, whatever was built first: a sum's last digits depend on it, and a resumed search forecasts the same.
+        built = sorted(self.built, key=lambda one: self.ground.start.options.index(one.option))
+        outcomes = tuple(one.outcome for one in built)
         return replace(self.ground.start, outcomes=outcomes, failed=frozenset(self.failed))
 
     @property
