@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from components.progress import progress, progress_of, say
 from components.quiet import quiet_libraries
 from components.shape import parse_shape
 from edge_targets._device.bench import host
+from edge_targets._device.machine import usable_cores
 from edge_targets._target import PackageError, PackageRequest
 
 
@@ -128,14 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--runs", type=int, default=7)
     measuring.add_argument("--new-tokens", type=int, default=32)
     measuring.add_argument("--agreement-windows", type=int, default=2)
-    measuring.add_argument("--threads", type=int, default=os.cpu_count())
+    measuring.add_argument("--threads", type=int, default=usable_cores())
     measuring.set_defaults(run=measure)
     asking = verbs.add_parser("quality")
     asking.add_argument("target")
     asking.add_argument("--package", type=Path, required=True)
     asking.add_argument("--first", type=int, default=0, help="questions of the order they are asked in")
     asking.add_argument("--last", type=int, required=True)
-    asking.add_argument("--threads", type=int, default=os.cpu_count())
+    asking.add_argument("--threads", type=int, default=usable_cores())
     asking.set_defaults(run=quality)
     taking = verbs.add_parser("turns")
     taking.add_argument("target")
@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     taking.add_argument("--rounds", type=int, required=True)
     taking.add_argument("--runs", type=int, default=3)
     taking.add_argument("--new-tokens", type=int, default=32)
-    taking.add_argument("--threads", type=int, default=os.cpu_count())
+    taking.add_argument("--threads", type=int, default=usable_cores())
     taking.add_argument("--out", type=Path, required=True)
     taking.set_defaults(run=turns)
     inspecting = verbs.add_parser("inspect")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import edge_targets
 from components import kept as kept_values
 from components.calibration import Calibration
 from edge_targets._device.bench import host
+from edge_targets._device.machine import usable_cores
 from flows import code
 from flows.bases import Declared
 from flows.installed import version_of
@@ -34,7 +34,7 @@ def _file(base: Declared, target: str) -> Path:
     key = {
         "base": base.fingerprint,
         "host": host(),
-        "threads": os.cpu_count(),
+        "threads": usable_cores(),
         "runtime": [known.runtime, version_of(known.runtime)],
         "family": known.family or target,
         "code": code.packaging(target),

@@ -162,7 +162,7 @@ def run(
     folder: Annotated[Path, typer.Argument(help="A pulled artifact.")],
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    threads: Annotated[int | None, typer.Option(min=1, help="All cores when not given.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores that it may use when not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer one prompt with the artifact's own runtime, offline.
@@ -184,7 +184,7 @@ def run(
 def chat(
     folder: Annotated[Path, typer.Argument(help="A pulled artifact, or a folder of levels.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens an answer.")] = 256,
-    threads: Annotated[int | None, typer.Option(min=1, help="All cores when not given.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores that it may use when not given.")] = None,
     slo: Annotated[
         str | None,
         typer.Option(help="With levels: time to first token and per token, in percent of the full model's."),
@@ -229,23 +229,22 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="A file for the figures, which `amoeba measured` takes.")] = None,
     runs: Annotated[int, typer.Option(min=3, help="Timed runs, after one that warms up.")] = 7,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens written a run.")] = 32,
-    threads: Annotated[int | None, typer.Option(min=1, help="All cores when not given.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores that it may use when not given.")] = None,
 ) -> None:
     """Measure an artifact on this machine: time to first token, time per token, memory, every sample.
 
     \b
     amoeba bench model --out bench.json
     """
-    import os
-
     from components.files import replace_text
     from components.progress import progress
     from edge_targets._device import facts
     from edge_targets._device.bench import bench as measure
+    from edge_targets._device.machine import usable_cores
     from registry.manifest import read_manifest
 
     read_manifest(folder).verify(folder)
-    using = threads or os.cpu_count() or 1
+    using = threads or usable_cores()
     figures = measure(folder, facts.load(folder, using), using, runs, new_tokens, progress("bench"))
     if out is None:
         print_json(figures)
@@ -399,13 +398,12 @@ cli_serve.add_to(app)
 
 def _conversation(folder: Path, threads: int | None) -> Any:
     """A function from messages and a limit to the answer's pieces; the folder is verified first."""
-    import os
-
     from edge_targets._device.command import Answers
+    from edge_targets._device.machine import usable_cores
     from registry.manifest import read_manifest
 
     read_manifest(folder).verify(folder)
-    return Answers(folder, threads or os.cpu_count() or 1).to
+    return Answers(folder, threads or usable_cores()).to
 
 
 def _fitting(conversation: Any, messages: list[dict[str, str]], max_tokens: int) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.exploration import Exploration, Option
 from edge_targets._device.bench import host
+from edge_targets._device.machine import usable_cores
 from flows.data import revision
 from flows.explored import Considered, Explored, Member, Predicted, Reference, Samples
 from flows.exploring import Built, Search
@@ -21,7 +21,7 @@ def document(search: Search, versions: Sequence[str]) -> Explored:
         target=start.target,
         data_revision=revision("data", start.base),
         supernet_revision=revision("supernet", start.base),
-        host={**host(), "threads": os.cpu_count(), "runtime": search.members[0].figures["runtime"]},
+        host={**host(), "threads": usable_cores(), "runtime": search.members[0].figures["runtime"]},
         reference=_reference(start.reference),
         members=tuple(
             Member(version, built.point, _predicted(search.exploration, built.option), _samples(built.figures))

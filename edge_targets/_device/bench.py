@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import facts
-from .machine import architecture, here, processor
+from .machine import architecture, here, processor, usable_cores
 from .runner import Runner
 from .text import Text
 
@@ -139,7 +138,7 @@ def host() -> dict[str, Any]:
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "system": platform.system(),
         "machine": architecture(),
         "governor": governor.read_text("utf-8").strip() if governor.is_file() else None,

@@ -1,7 +1,8 @@
-"""The machine this runs on, as far as it decides which packages run here and whose figures are taken."""
+"""The machine this runs on, as far as it decides which packages run here, on how many cores, and whose figures are taken."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _MOST_BYTES = 1 << 20
+_QUOTA_FILES = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+"""Where a container's share of the processor is said, and of which period: by version 2 of cgroups, and by version 1."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,20 @@ def processor() -> str:
     """The processor's name, or on boards the board's: every Jetson Orin calls its processor alike."""
     named = re.search(r"^model name\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
     return _board() or (named[1].strip() if named else platform.processor() or platform.machine())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, or as many as its container's quota is worth where that is less.
+
+    With more threads than these a runtime takes turns with itself: one token then takes many times as long.
+    """
+    allowed = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for files in _QUOTA_FILES:
+        said = " ".join(_text(f"/sys/fs/cgroup/{file}") for file in files).split()
+        if len(said) == 2 and all(number.isdigit() and int(number) for number in said):
+            quota, period = map(int, said)
+            allowed.append(math.ceil(quota / period))
+    return min(allowed)
 
 
 def _board() -> str:

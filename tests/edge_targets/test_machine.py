@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 
 import pytest
 
 import edge_targets
+from edge_targets.__main__ import _parser
 from edge_targets._device import machine as its_machine
-from edge_targets._device.machine import Machine, here
+from edge_targets._device.bench import host
+from edge_targets._device.machine import Machine, here, usable_cores
 
 AVX2 = frozenset({"sse4_2", "avx2", "fma"})
 MACHINES = {
@@ -103,3 +106,49 @@ def test_a_jetson_is_known_by_its_board_since_all_orins_call_their_processor_ali
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_machine_is_the_same_after_its_way_through_json(machine: str) -> None:
     assert Machine.from_json(json.loads(json.dumps(MACHINES[machine].to_json()))) == MACHINES[machine]
+
+
+V2, V1_QUOTA, V1_PERIOD = (
+    f"/sys/fs/cgroup/{one}" for one in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [
+        ({}, 16),
+        ({V2: "max 100000\n"}, 16),
+        ({V2: "400000 100000\n"}, 4),
+        ({V2: "150000 100000\n"}, 2),
+        ({V2: "10000 100000\n"}, 1),
+        ({V2: "3200000 100000\n"}, 16),
+        ({V1_QUOTA: "-1\n", V1_PERIOD: "100000\n"}, 16),
+        ({V1_QUOTA: "250000\n", V1_PERIOD: "100000\n"}, 3),
+        ({V1_QUOTA: "250000\n"}, 16),
+        ({V1_QUOTA: "250000\n", V1_PERIOD: "0\n"}, 16),
+    ],
+)
+def test_no_more_cores_are_used_than_a_container_s_quota_is_worth(
+    said: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.setattr(its_machine, "_text", lambda path: said.get(path, ""))
+    assert usable_cores() == cores
+    assert host()["cores"] == cores
+
+
+def test_no_more_cores_are_used_than_a_process_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(its_machine, "_text", lambda path: "")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on Windows and macOS
+    assert usable_cores() == 16
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_a_measurement_uses_no_more_threads_than_there_are_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    asked = ("measure", "x86_avx2", "--package", "p", "--evaluation", "e", "--out", "o")
+    assert _parser().parse_args(asked).threads == 1
