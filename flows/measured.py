@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,16 @@ def record(path: Path) -> Recorded:
     """Take the figures of `amoeba bench` or the package's `bench.py` to the version that they were measured on.
 
     Only samples are believed: medians are taken again. Raises MeasurementError for a file that is no such measurement,
-    for another kind of machine than the target's, and where no published version holds the very same model files.
+    for another kind of machine than the target's, where no published version holds the very same model files, and where
+    another prompt or answer was timed than the version's: times are of one length each.
     """
     content = _read(path)
     figures = _checked(content)
     registry = tracking.store()
     version = _measured_version(registry, figures)
-    before = Point.from_json(registry.manifest(version).facts["point"])
+    facts = registry.manifest(version).facts
+    _check_asked(facts["measurement"], figures["latency"])
+    before = Point.from_json(facts["point"])
     after = at_device(before, figures)
     registry.attach(version, KIND, content)
     return Recorded(version, before, after, figures["host"]["processor"])
@@ -138,6 +142,27 @@ def _check_positive(what: str, *values: Any) -> None:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise MeasurementError(f"{what} is a positive number, got {str(value)[:40]!r}")
+
+
+def _check_asked(published: Mapping[str, Any], latency: Mapping[str, Any]) -> None:
+    """Time to first token grows with the prompt, and the time of each after it with what came before."""
+    if "latency" in published:
+        new_tokens, lengths = published["latency"]["new_tokens"], set(published["latency"]["ttft_ms_samples"])
+    else:  # nothing ran here: what would have been asked
+        from flows.bases import parameters
+
+        new_tokens = int(parameters()["measure"]["new_tokens"])
+        lengths = set(map(str, bench.prompt_lengths(published["package"]["context_length"], new_tokens)))
+    found = latency.get("new_tokens"), set(latency["ttft_ms_samples"])
+    if found != (new_tokens, lengths):
+        raise MeasurementError(
+            f"the figures are of {_asked(*found)}, wanted are those of {_asked(new_tokens, lengths)}: "
+            f"run bench again with --new-tokens {new_tokens}"
+        )
+
+
+def _asked(new_tokens: Any, lengths: set[str]) -> str:
+    return f"{str(new_tokens)[:20]} new tokens after prompts of {' and '.join(sorted(lengths, key=int))[:40]}"
 
 
 def _measured_version(registry: Store, figures: dict[str, Any]) -> Version:
