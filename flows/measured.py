@@ -17,11 +17,11 @@ from edge_targets._device.machine import Machine
 from edge_targets._target import Target
 from flows import tracking
 from registry.errors import OF_ONE_VERSION
+from registry.manifest import Manifest
 from registry.store import Store, Version
 
 KIND = "measurement"
 _MOST_BYTES = 1 << 20
-_FEWEST_SAMPLES = 3
 
 
 class MeasurementError(ValueError):
@@ -109,9 +109,13 @@ def _checked(content: bytes) -> dict[str, Any]:
                 f"the figures are of format {figures['format_version']}; this version reads {bench.FORMAT_VERSION}"
             )
         latency = figures["latency"]
+        if not latency["ttft_ms_samples"] or not all(length.isdecimal() for length in latency["ttft_ms_samples"]):
+            raise MeasurementError(
+                "the figures hold no time to the first token by the prompt's length; run bench again"
+            )
         for samples in (latency["tpot_ms_samples"], *latency["ttft_ms_samples"].values()):
-            if len(samples) < _FEWEST_SAMPLES:
-                raise MeasurementError(f"a measurement has at least {_FEWEST_SAMPLES} runs, got {len(samples)}")
+            if len(samples) < bench.FEWEST_RUNS:
+                raise MeasurementError(f"a measurement has at least {bench.FEWEST_RUNS} runs, got {len(samples)}")
             _check_positive("a sample", *samples)
         _check_positive("peak_memory_mb", latency["peak_memory_mb"])
         target = edge_targets.load(str(figures["target"]))
@@ -121,7 +125,8 @@ def _checked(content: bytes) -> dict[str, Any]:
                 f"the figures are of {figures['runs_on'][:40]}, on which {target.name} runs where it must; wanted are those of "
                 f"{target.measured_on}: bench says on the device why it is not used"
             )
-        if not figures["model_files"] or not isinstance(figures["host"]["processor"], str):
+        model_files = figures["model_files"]
+        if not model_files or not isinstance(model_files, dict) or not isinstance(figures["host"]["processor"], str):
             raise MeasurementError("the figures name no model files, or no processor; run bench again")
     except (KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise MeasurementError(
@@ -166,15 +171,22 @@ def _asked(new_tokens: Any, lengths: set[str]) -> str:
 
 
 def _measured_version(registry: Store, figures: dict[str, Any]) -> Version:
-    """The newest version, of any base, that holds these model files for this target."""
+    """The newest version, of any base, whose model files for this target are these and no more: subnets share some."""
     for name in (name for name in registry.models() if name.endswith(f"--{figures['target']}")):
         for version in registry.versions(name):
             try:
-                held = {entry.path: entry.sha256 for entry in registry.manifest(version).files}
+                manifest = registry.manifest(version)
             except OF_ONE_VERSION:
                 continue  # what no device takes cannot be what was measured
-            if all(held.get(path) == digest for path, digest in figures["model_files"].items()):
+            if _model_files(manifest) == figures["model_files"]:
                 return version
     raise MeasurementError(
         f"no published version for {figures['target']} holds the model that was measured; was it published elsewhere?"
     )
+
+
+def _model_files(manifest: Manifest) -> dict[str, str]:
+    """The digests of what `package.json` calls so: the publisher's figures name them, or what it inspected."""
+    published = manifest.facts.get("measurement", {})
+    named = published.get("package", published).get("model_files", ())
+    return {entry.path: entry.sha256 for entry in manifest.files if entry.path in named}

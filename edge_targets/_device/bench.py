@@ -17,6 +17,8 @@ from .runner import Runner
 from .text import Text
 
 FORMAT_VERSION = 2
+FEWEST_RUNS = 3
+"""Of which `amoeba measured` takes the figures."""
 PROMPT_TOKENS = (128, 512)
 """Lengths of prompt at which time to first token is taken; time per token follows the first of them."""
 _TEXT = (

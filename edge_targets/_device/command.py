@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import facts
-from .bench import bench
+from .bench import FEWEST_RUNS, bench
 from .machine import usable_cores
 from .text import Text
 
@@ -54,6 +54,8 @@ def _bench(given: argparse.Namespace) -> None:
         sys.stderr.write(f"\rbench: {done}/{total}{chr(10) if done == total else ''}")
         sys.stderr.flush()
 
+    if given.runs < FEWEST_RUNS:
+        raise ValueError(f"got {given.runs} runs; a measurement has at least {FEWEST_RUNS}")
     runner = facts.load(given.package, given.threads)
     figures = bench(given.package, runner, given.threads, given.runs, given.new_tokens, progress)
     written = json.dumps(figures, indent=1) + "\n"

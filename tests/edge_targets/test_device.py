@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -83,6 +84,16 @@ def test_a_package_measures_itself_alone(package: Path, tmp_path: Path) -> None:
     assert figures["model_files"].keys() == {"model.onnx", "layers.data", "tables.data"}
     assert figures["latency"]["threads"] == 1
     assert "governor" in figures["host"]
+
+
+def test_fewer_runs_than_the_registry_takes_are_refused_before_the_package_is_opened(
+    package: Path, tmp_path: Path
+) -> None:
+    (copy := tmp_path / "copy").mkdir()
+    shutil.copytree(package, copy, dirs_exist_ok=True)
+    (copy / "model.onnx").write_bytes(b"no model")
+    done = script(copy, "bench.py", "--runs", "2")
+    assert (done.returncode, done.stderr) == (2, "error: got 2 runs; a measurement has at least 3\n")
 
 
 def test_a_package_holds_its_own_runner_and_no_other(package: Path) -> None:

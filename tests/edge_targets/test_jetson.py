@@ -369,9 +369,9 @@ def test_a_model_that_neither_runtime_loads_is_refused_with_both_reasons(package
 
 def test_a_package_measures_itself_alone(package: Path, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    done = device(package, "--runs", "1", "--new-tokens", "4", "--threads", "1", "--out", str(out), script="bench.py")
+    done = device(package, "--runs", "3", "--new-tokens", "4", "--threads", "1", "--out", str(out), script="bench.py")
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(out.read_text())["latency"]["tpot_ms_samples"]) == 1
+    assert len(json.loads(out.read_text())["latency"]["tpot_ms_samples"]) == 3
 
 
 def test_device_code_is_python_3_10_which_jetpack_6_has() -> None:

@@ -121,3 +121,37 @@ def test_time_after_another_prompt_or_of_another_answer_than_the_published_is_re
     with pytest.raises(MeasurementError, match=f"the figures are of {found}, {wanted}"):
         record(figures(tmp_path, {**LATENCY, **changed}))
     assert not published.taken
+
+
+@pytest.mark.parametrize(
+    "model_files", [{"tables.data": "2" * 64}, {**MODEL, "layers.data": "4" * 64}, {**MODEL, "run.py": "3" * 64}]
+)
+def test_what_was_measured_is_known_by_all_of_its_model_files_of_which_subnets_share_some(
+    published: OneVersion, tmp_path: Path, model_files: dict[str, str]
+) -> None:
+    with pytest.raises(MeasurementError, match="no published version for x86_avx2 holds the model that was measured"):
+        record(figures(tmp_path, model_files=model_files))
+    assert not published.taken
+
+
+@pytest.mark.parametrize(
+    ("latency", "model_files", "said"),
+    [
+        ({**LATENCY, "ttft_ms_samples": {}}, MODEL, "no time to the first token by the prompt's length"),
+        ({**LATENCY, "ttft_ms_samples": {"": [1.0] * 3}}, MODEL, "no time to the first token by the prompt's length"),
+        (
+            {**LATENCY, "ttft_ms_samples": {"many": [1.0] * 3}},
+            MODEL,
+            "no time to the first token by the prompt's length",
+        ),
+        ({**LATENCY, "ttft_ms_samples": [[1.0] * 3]}, MODEL, "this is no file of `amoeba bench`"),
+        (LATENCY, list(MODEL), "the figures name no model files"),
+        (LATENCY, {}, "the figures name no model files"),
+    ],
+)
+def test_figures_of_another_form_are_refused_in_one_line(
+    published: OneVersion, tmp_path: Path, latency: Any, model_files: Any, said: str
+) -> None:
+    with pytest.raises(MeasurementError, match=said):
+        record(figures(tmp_path, latency, model_files))
+    assert not published.taken

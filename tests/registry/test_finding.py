@@ -47,7 +47,7 @@ def _publish(store: Store, folder: Path, base: str, target: str, point: Point, a
     place = folder / f"{target}-{alias}"
     place.mkdir()
     (place / "model").write_bytes(place.name.encode())
-    facts = {"point": point.to_json()}
+    facts = {"point": point.to_json(), "measurement": {"model_files": {"model": ""}}}
     manifest = Manifest.of(place, kind="package", model=base, target=target, facts=facts, lineage={})
     return store.publish(place, manifest, registered_model=f"{base}--{target}", alias=alias)
 
