@@ -49,8 +49,8 @@ def choose(
         verdicts.append(Verdict(candidate, reason or WORSE))
     if chosen is None:
         near = min(ranked, key=lambda c: c.cost.tpot_ms)
-        limits = [f"{max_tpot_ms:g} ms a token"] if max_tpot_ms else []
-        limits += [f"{max_memory_mb:g} MB"] if max_memory_mb else []
+        limits = [f"{max_tpot_ms:g} ms a token"] if max_tpot_ms is not None else []
+        limits += [f"{max_memory_mb:g} MB"] if max_memory_mb is not None else []
         raise NothingFitsError(
             f"no subnet runs within {' and '.join(limits)}; the fastest, {near.shape} {near.quantization}, is predicted "
             f"to take {near.cost.tpot_ms:.1f} ms a token and {near.cost.memory_mb:.0f} MB"

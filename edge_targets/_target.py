@@ -45,7 +45,8 @@ class Budget:
         given = [self.max_tpot_ms] if self.max_tpot_ms is not None else []
         if self.max_tpot_percent is not None:
             given.append(full_tpot_ms * self.max_tpot_percent / 100)
-        return min(given, default=None), min(self.max_memory_mb or device_memory_mb, device_memory_mb)
+        allowed_mb = device_memory_mb if self.max_memory_mb is None else min(self.max_memory_mb, device_memory_mb)
+        return min(given, default=None), allowed_mb
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ def test_when_nothing_fits_the_fastest_is_named() -> None:
         choose(CANDIDATES, 2.0, None)
 
 
+def test_limits_of_nothing_are_limits_and_are_named() -> None:
+    with pytest.raises(NothingFitsError, match="no subnet runs within 0 ms a token and 0 MB; the fastest"):
+        choose(CANDIDATES, 0.0, 0.0)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_are_counted_as_torch_counts_them(tied: bool) -> None:
     model = make_model("llama", tied=tied)

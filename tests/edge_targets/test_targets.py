@@ -19,7 +19,7 @@ import edge_targets
 from components.shape import Shape
 from edge_targets import _package
 from edge_targets._device import facts
-from edge_targets._target import PackageError, PackageRequest
+from edge_targets._target import Budget, PackageError, PackageRequest
 from flows import doctor
 from flows.settings import WORKSPACE_FILES
 
@@ -98,6 +98,12 @@ def test_a_target_s_budget_asks_for_something_that_its_device_has(name: str) -> 
     time_ms, memory_mb = target.budget.limits(100.0, target.device.memory_mb)
     assert time_ms is None or 0 < time_ms <= 100, "a budget that the full shape meets chooses nothing"
     assert 0 < memory_mb <= target.device.memory_mb
+
+
+def test_a_limit_of_nothing_is_a_limit() -> None:
+    assert Budget(0.0, 0.0).limits(10.0, 8192) == (0.0, 0.0)
+    assert Budget(None, 100.0).limits(10.0, 8192) == (None, 100.0)
+    assert Budget().limits(10.0, 8192) == (None, 8192)
 
 
 @pytest.mark.parametrize("name", NAMES)
