@@ -93,7 +93,9 @@ def package(
     target: Annotated[str, typer.Argument(help="One of `amoeba targets`.")],
     max_latency_ms: Annotated[float | None, typer.Option(min=0, help="Most milliseconds a token.")] = None,
     max_memory_mb: Annotated[float | None, typer.Option(min=0, help="Most memory, KV cache included.")] = None,
-    alias: Annotated[str, typer.Option(help="The alias that the new version gets.")] = "candidate",
+    alias: Annotated[
+        str, typer.Option(help="The alias that the new version gets; `candidate` where only the device runs it.")
+    ] = "candidate",
     here: Annotated[bool, typer.Option("--here", help="The limits are this machine's, by what ran on it.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -52,9 +52,11 @@ def onboarded(outcome: Outcome) -> None:
 
 
 def packaged(model: str, alias: str, released: Released) -> None:
-    """What was considered, what was published, and the line that pulls it."""
+    """What was considered, what was published and why not as the alias asked for, and the line that pulls it."""
     _considered(released.target, released.choice.verdicts)
-    _show(_released(f"{model}: {released.target} version {released.version}, {alias}", [released]))
+    _show(_released(f"{model}: {released.target} version {released.version}, {released.alias}", [released]))
+    if released.alias != alias:
+        say(f"it is {released.alias}, not {alias}: only its device runs it, so its figures are predicted, not measured")
     sys.stdout.write(f"amoeba pull {model} {released.target} --version {released.version} --to {model}\n")
 
 

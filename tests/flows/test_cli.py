@@ -16,13 +16,16 @@ from fixtures.workspace import amoeba, make_workspace
 
 import edge_targets
 from components.frontier import Point
+from components.shape import parse_shape
 from edge_targets._device.command import NoRoomError
 from flows import cli
+from flows.choosing import Choice
 from flows.cli_output import print_json
 from flows.measured import MeasurementError, record
+from flows.package import Released
 from flows.report.make import make
 from flows.settings import Settings
-from flows.tables import releases
+from flows.tables import packaged, releases
 from registry.store import Version
 
 VERBS = (
@@ -243,6 +246,19 @@ def test_the_frontier_of_a_base_says_quality_with_its_interval_and_both_times_wi
     assert cells[2:] == ["d30w100", "int4", "103", "22.28", "61.7% [59%, 65%]", "169", "9.6", "host", "3939f95f"]
     assert [line.strip() for line in lines if "│" not in line and line[0].isalnum()] == ["smollm2-135m", "qwen"]
     assert any("supernet v1" in line for line in lines)
+
+
+@pytest.mark.parametrize("alias", ["candidate", "production"])
+def test_a_package_is_said_to_be_published_as_what_it_is_and_why_not_as_what_was_asked_for(
+    alias: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = Point("d30w100", "8da4w", None, None, None, 169.4, 9.62, 300.0, 103.0, "predicted")
+    choice = Choice("android_vulkan", parse_shape("d30w100"), "8da4w", 192, 300.0, ())
+    packaged("tiny", alias, Released("android_vulkan", "tiny--android_vulkan", "3", "candidate", point, choice))
+    shown = capsys.readouterr()
+    assert "tiny: android_vulkan version 3, candidate" in map(str.strip, shown.out.splitlines())
+    why = "it is candidate, not production: only its device runs it, so its figures are predicted, not measured"
+    assert shown.err == (f"{why}\n" if alias == "production" else "")
 
 
 def test_a_measurement_that_is_not_there_says_what_writes_one(tmp_path: Path) -> None:
