@@ -3,7 +3,7 @@
 Beside a folder `model` there may be `.model.partial-*`, what is being made; `.model.previous`, what `model` was before; and, for
 the moment of a change, `.model.aside`. Every change is a row of renames, after each of which a process may be killed:
 
-1. Replacing: previous -> aside, model -> previous, partial -> model; aside is removed.
+1. Replacing: previous -> aside, model -> previous, partial -> model; aside is removed, as `.model.aside-*` what cannot be.
 2. Rolling back: model -> aside, previous -> model, aside -> previous.
 3. Recovering, before anything else: a missing model is its previous; aside becomes a missing previous, and is removed where there
    is one. Partials are removed whose maker is gone: who makes one holds its lock. A rollback that began is ended so, and the
@@ -16,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -154,10 +156,11 @@ def _names(folder: Path) -> set[str]:
 
 
 def write(path: Path, content: bytes, to: Path) -> None:
-    """A small file in or beside `to`, whole or not at all; what a kill left of one is written over by the next."""
+    """A small file in or beside `to`, whole or not at all; what a kill left of one is removed by the next."""
     made = to.with_name(f".{to.name}.new")
     with _alone(to.parent):
-        with made.open("wb") as file:
+        made.unlink(missing_ok=True)
+        with made.open("xb") as file:  # never through a link that somebody put there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -186,7 +189,15 @@ def _replace(partial: Path, to: Path) -> None:
         if replaces:
             previous.rename(to)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    _discard(aside)
+
+
+def _discard(aside: Path) -> None:
+    """Out of the way, and off the disk as far as its files let themselves be removed: one that does not stops no later pull."""
+    if aside.exists():
+        aside.rename(aside.with_name(f"{aside.name}-{secrets.token_hex(4)}"))
+    for discarded in aside.parent.glob(f"{glob.escape(aside.name)}-*"):
+        shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _recover(to: Path) -> bool:
@@ -197,11 +208,9 @@ def _recover(to: Path) -> bool:
     ends_rollback = aside.is_dir() and not left and not (previous.is_dir() and os.path.lexists(to))
     if (partials or aside.is_dir()) and previous.is_dir() and not os.path.lexists(to):
         previous.rename(to)
-    if aside.is_dir():
-        if previous.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.rename(previous)
+    if aside.is_dir() and not previous.is_dir():
+        aside.rename(previous)
+    _discard(aside)
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
     return ends_rollback
@@ -218,7 +227,7 @@ def _is_held(partial: Path) -> bool:
     except OSError:
         return True
     try:
-        return not _lock(handle)
+        return _lock(handle) is not True
     finally:
         os.close(handle)
 
@@ -228,7 +237,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder's own lock: no file is left, and a killed process holds it no longer."""
     handle, until = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), time.monotonic() + _LOCK_SECONDS
     try:
-        while not _lock(handle):
+        while _lock(handle) is False:
             if time.monotonic() > until:
                 raise RegistryError(f"another process is changing {folder}; wait for it, then run it again")
             time.sleep(0.02)
@@ -237,8 +246,8 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Until it is closed; False where another process holds it. A file system without locks is anyone's."""
+def _lock(handle: int) -> bool | None:
+    """Until it is closed; False where another process holds it, None where the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -246,6 +255,7 @@ def _lock(handle: int) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
+        return None
     return True
 
 

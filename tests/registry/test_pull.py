@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -255,6 +256,45 @@ def test_what_a_killed_pull_left_is_cleared_and_the_folder_it_had_set_aside_is_t
         store.pull(name, to, "77")
     assert read_manifest(to) == old[1]
     assert beside(to) == [".device-2.partial-abc"]
+
+
+def test_files_that_nobody_may_remove_stop_no_later_pull(
+    store: Store, name: str, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary = shutil.rmtree
+
+    def not_of_others(path: Path, **options: Any) -> None:
+        if ".aside" not in str(path):
+            ordinary(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", not_of_others)
+    for more in b"12345":
+        artifact = make_artifact({"more": bytes([more])})
+        store.publish(*artifact, registered_model=name)
+        assert store.pull(name, tmp_path / "device") == artifact[1]
+
+
+def test_where_the_file_system_has_no_locks_a_pull_keeps_what_it_makes(
+    store: Store, name: str, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    artifact, another = make_artifact(), tmp_path / ".device.partial-another"
+    store.publish(*artifact, registered_model=name)
+    another.mkdir()
+    monkeypatch.setattr(placing.fcntl, "flock", no_locks)  # type: ignore[attr-defined]
+    assert store.pull(name, tmp_path / "device") == artifact[1]
+    assert another.is_dir()
+
+
+def test_nothing_is_written_through_a_link_that_somebody_put_beside(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"mine")
+    (tmp_path / ".device.new").symlink_to(tmp_path / "victim")
+    placing.write(tmp_path / ".device.promotion", b"a record", tmp_path / "device")
+    assert (tmp_path / "victim").read_bytes() == b"mine"
+    assert not (tmp_path / ".device.promotion").is_symlink()
+    assert (tmp_path / ".device.promotion").read_bytes() == b"a record"
 
 
 def test_a_disk_too_full_is_told_before_a_byte_is_fetched(
