@@ -69,15 +69,8 @@ def check(
 ) -> tuple[Checked, ...]:
     """Check every published package of a base that runs here, or those of `targets`."""
     base = declared(model)
-    prefix = f"{base.name}--"
-    names = [
-        name
-        for name in tracking.store().models()
-        if name.startswith(prefix) and _cannot_run_here(name.removeprefix(prefix)) is None
-    ]
-    wanted = [f"{prefix}{target}" for target in targets] or names
     checked: list[Checked] = []
-    for name in wanted:
+    for name in _packages(base, targets):
         checked.append(check_package(base, name, baseline, candidate, tuple(checked)))
     return tuple(checked)
 
@@ -116,6 +109,15 @@ def check_package(
         if explained(error) is None:
             traceback.print_exc()
         return Checked(registered_model, "could not measure", reason=reason(error))
+
+
+def _packages(base: Declared, targets: Sequence[str]) -> list[str]:
+    """Registered models of the targets that are asked for, else of those that run here; of all, to say why none does."""
+    prefix = f"{base.name}--"
+    if targets:
+        return [f"{prefix}{target}" for target in targets]
+    published = [name for name in tracking.store().models() if name.startswith(prefix)]
+    return [name for name in published if _cannot_run_here(name.removeprefix(prefix)) is None] or published
 
 
 def _candidate(registry: Store, registered_model: str, asked: str | None) -> Artifact:

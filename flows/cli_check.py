@@ -48,16 +48,17 @@ def check(
 
     checked = run_check(model, tuple(target or ()), baseline, candidate)
     verdict = overall(checked)
+    # Files first: what nobody reads on a terminal is what a CI run acts on.
+    if junit is not None:
+        replace_text(junit, verdicts.junit(model, checked).decode())
+    if markdown is not None:
+        replace_text(markdown, verdicts.markdown(model, verdict, checked))
     if as_json:
         print_json({"verdict": verdict, "packages": checked})
     else:
         from flows.tables import checked as show
 
         show(model, verdict, checked)
-    if junit is not None:
-        replace_text(junit, verdicts.junit(model, checked).decode())
-    if markdown is not None:
-        replace_text(markdown, verdicts.markdown(model, verdict, checked))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in verdicts.github_annotations(checked):
             typer.echo(line, err=as_json)

@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from components.evaluate import asking_order
 from components.frontier import Point
@@ -19,6 +21,7 @@ from edge_targets._device.bench import host
 from flows import check, evidence, frontiers
 from flows.bases import Declared
 from flows.check import Checked
+from flows.cli import app
 from flows.effort import Effort
 from flows.evidence import Artifact, BaselineError, Recorded
 from flows.explored import FRONTIER_TAG, Explored, Member, Predicted, Reference, Samples
@@ -414,3 +417,30 @@ def test_what_was_built_where_it_cannot_run_is_measured_here_and_is_no_baseline_
     monkeypatch.setattr(Artifact, "pulled", lambda registry, model, name: never_measured("new"))
     with pytest.raises(BaselineError, match="built where it cannot run: nothing was measured to hold it against"):
         check._baseline(None, "m--x86", "production", never_measured("new"))  # type: ignore[arg-type]
+
+
+def test_a_base_that_only_devices_run_is_checked_for_the_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = ["m--iphone_coreml", "m--x86_avx2", "another--x86_avx2"]
+    monkeypatch.setattr(check.tracking, "store", lambda: SimpleNamespace(models=lambda: published))
+    assert check._packages(BASE, ()) == ["m--x86_avx2"]
+    assert check._packages(BASE, ("iphone_coreml",)) == ["m--iphone_coreml"]
+    published.remove("m--x86_avx2")
+    assert check._packages(BASE, ()) == ["m--iphone_coreml"]
+    (only,) = (check.check_package.fn(BASE, name, "production", None) for name in check._packages(BASE, ()))
+    assert only.verdict == "could not measure"
+    assert only.reason.startswith("it runs on its device only: ")
+
+
+def test_a_verdict_s_files_are_there_also_where_it_cannot_be_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def closed(*given: object) -> None:
+        raise OSError("the terminal is gone")
+
+    monkeypatch.setattr("flows.asked.check_declared", lambda model: None)
+    monkeypatch.setattr("flows.own_server.serve_this_command", lambda: None)
+    monkeypatch.setattr(check, "check", lambda *given: (Checked("m--x86", "holds"),))
+    monkeypatch.setattr("flows.tables.checked", closed)
+    files = [tmp_path / "gate.xml", tmp_path / "gate.md"]
+    CliRunner().invoke(app, ["check", "m", "--junit", str(files[0]), "--markdown", str(files[1])])
+    assert all(b"m--x86" in file.read_bytes() for file in files)
