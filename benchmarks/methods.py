@@ -19,15 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
 
 from benchmarks import _baselines, _record
 from benchmarks._workspace import Workspace
 from components.evaluate import multiple_choice, perplexity
 from components.files import replace_text
 from components.finetune import FinetuneSettings, finetune
+from components.paired import of_likelihoods
 from components.progress import progress, progress_of, say
 from components.reference import logits_of
 from components.selection import Selection, SelectionSettings, select
@@ -191,10 +190,9 @@ def once(name: str, make: Callable[[], Outcome]) -> Outcome:
 
 
 def ratio_interval(given: Sequence[float], wanted: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the perplexity ratio, by Student's t over the windows' differences in nats."""
-    differences = np.subtract(given, wanted)
-    low, high = stats.t.interval(0.95, len(differences) - 1, differences.mean(), stats.sem(differences))
-    return math.exp(low), math.exp(high)
+    """95 % interval of the perplexity ratio, as the gate has it."""
+    worsening = of_likelihoods(wanted, given, 0.025)
+    return 1 + worsening.low, 1 + worsening.high
 
 
 def main() -> None:
