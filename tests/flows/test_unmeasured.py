@@ -67,9 +67,12 @@ def test_a_second_run_publishes_nothing_and_says_that_it_was_not_measured_and_ho
     assert "not measured" in amoeba(workspace, "frontier", "tiny-base").stdout
 
 
-def test_the_gate_leaves_it_out_and_says_why_when_asked(workspace: Path, onboarded: dict[str, Any]) -> None:
-    asked = amoeba(workspace, "check", "tiny-base", "--target", TARGET, "--json")
+@pytest.mark.parametrize("named", [["--target", TARGET], []])
+def test_the_gate_says_why_it_could_not_measure_it_when_no_other_package_was_checked(
+    workspace: Path, onboarded: dict[str, Any], named: list[str]
+) -> None:
+    asked = amoeba(workspace, "check", "tiny-base", *named, "--json")
     assert asked.returncode == 2
     (package,) = json.loads(asked.stdout)["packages"]
+    assert package["verdict"] == "could not measure"
     assert "it runs on its device only: ExecuTorch's wheel has no Vulkan runtime" in package["reason"]
-    assert json.loads(amoeba(workspace, "check", "tiny-base", "--json").stdout)["packages"] == []
