@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from registry import promotions, versions
 from registry.errors import ConflictError, NotFoundError, RefusedError
-from registry.promotions import PREVIOUS, PRODUCTION, RECORD_TAG, Promotion
+from registry.promotions import PREVIOUS, PRODUCTION, RECORD_TAG, Promotion, Trail
 from registry.server import Server, Version
 
 _TRIES = 40
@@ -73,7 +73,8 @@ def promote(
         given = server.create_version(
             trail_model, version.source, version.run_id, {RECORD_TAG: promotions.sealed(record, server.signing_key)}
         )
-        if given == record.serial:
+        # Where the answer was lost MLflow asked twice: the first of the two then has the number, and counts.
+        if given == record.serial or promotions.read(server, registered_model).of(alias) == record:
             settle(server, registered_model)
             return record
         pause(random.uniform(0, min(_LONGEST_PAUSE_S, 0.02 * 2**attempt)))
@@ -83,7 +84,10 @@ def promote(
 
 
 def roll_back(server: Server, registered_model: str, *, reason: str, by: str) -> Promotion:
-    """Promote what `production` was before; raises NotFoundError where there is nothing to go back to, or no such model."""
+    """Promote what `production` was before; raises NotFoundError where there is nothing to go back to, or no such model.
+
+    One that was stopped between its record and MLflow's aliases is ended, and goes back no further.
+    """
     server.check_signing()
     versions.check_there(server, registered_model)
     trail = promotions.read(server, registered_model)
@@ -92,11 +96,20 @@ def roll_back(server: Server, registered_model: str, *, reason: str, by: str) ->
         raise NotFoundError(
             f"{registered_model} has no version before its {PRODUCTION}; `amoeba history` shows what was"
         )
+    if _is_this_rollback(trail, reason, by) and _stray(server, registered_model):
+        settle(server, registered_model)
+        return current
     before = versions.resolve(server, registered_model, PREVIOUS)
     record = promote(server, before, PRODUCTION, reason=reason, by=by, expected=current.version)
     if record is None:
         raise ConflictError(f"{registered_model} was rolled back by someone else meanwhile")
     return record
+
+
+def _is_this_rollback(trail: Trail, reason: str, by: str) -> bool:
+    """Whether the newest record of `production` took back the one before it, with this reason and author."""
+    newest, *older = (record for record in trail.records if record.alias == PRODUCTION)
+    return bool(older) and (newest.version, newest.reason, newest.by) == (older[0].before, reason, by)
 
 
 def _is_sealed(server: Server, registered_model: str, alias: str, version: Version) -> bool:
@@ -120,11 +133,16 @@ def author() -> str:
 def settle(server: Server, registered_model: str) -> None:
     """Bring MLflow's aliases to where the trail says, until nobody promoted in between."""
     for _ in range(_TRIES):
-        wanted = promotions.read(server, registered_model).aliases()
-        now = server.aliases(registered_model) or {}
-        stray = {alias: number for alias, number in wanted.items() if now.get(alias) != number}
+        stray = _stray(server, registered_model)
         if not stray:
             return
         for alias, number in stray.items():
             server.set_alias(registered_model, alias, number)
     _log.warning("MLflow's aliases of %s are behind its promotions, which are what counts", registered_model)
+
+
+def _stray(server: Server, registered_model: str) -> dict[str, str]:
+    """Version by alias where MLflow's own is another."""
+    wanted = promotions.read(server, registered_model).aliases()
+    now = server.aliases(registered_model) or {}
+    return {alias: number for alias, number in wanted.items() if now.get(alias) != number}

@@ -119,6 +119,51 @@ def test_whoever_expected_a_version_and_is_overtaken_changes_nothing(
     assert store.resolve(published).version == "2"
 
 
+def test_a_rollback_whose_answer_was_lost_and_that_mlflow_asked_for_again_is_done_once(
+    store: Store, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.promote(store.resolve(published, "2"), reason="new")
+    ordinary = store.create_version
+
+    def asked_twice(*request: Any) -> int:
+        ordinary(*request)
+        return ordinary(*request)
+
+    monkeypatch.setattr(store, "create_version", asked_twice)
+    record = store.roll_back(published, reason="slow")
+    assert (record.before, record.version) == ("2", "1")
+    assert record == store.history(published)[0]
+    assert store.aliases(published) == {PRODUCTION: "1", PREVIOUS: "2", CANDIDATE: "3"}
+
+
+def test_a_rollback_that_was_killed_after_its_record_is_ended_by_the_same_command_and_by_no_other(
+    store: Store, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    store.promote(store.resolve(published, "2"), reason="new")
+    for reason, reason_again in (("slow", "slow"), ("network", "wrong again")):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(promoting, "settle", killed)
+            store.roll_back(published, reason=reason)
+        assert store.roll_back(published, reason=reason_again).version == "1"
+        assert (store.resolve(published).version, store.resolve(published, PREVIOUS).version) == ("1", "2")
+        assert store.aliases(published) == {PRODUCTION: "1", PREVIOUS: "2", CANDIDATE: "3"}
+
+
+def test_a_promotion_that_was_killed_after_its_record_is_rolled_back_all_the_same(
+    store: Store, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(promoting, "settle", lambda *settled: None)
+        store.promote(store.resolve(published, "2"), reason="")
+    assert store.roll_back(published, reason="").version == "1"
+
+
 PROMOTER = """
 import logging, sys
 from registry.store import Store
