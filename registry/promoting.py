@@ -142,7 +142,11 @@ def settle(server: Server, registered_model: str) -> None:
 
 
 def _stray(server: Server, registered_model: str) -> dict[str, str]:
-    """Version by alias where MLflow's own is another."""
+    """Version by alias where MLflow's own is another; those whose version was deleted in MLflow cannot follow."""
     wanted = promotions.read(server, registered_model).aliases()
     now = server.aliases(registered_model) or {}
-    return {alias: number for alias, number in wanted.items() if now.get(alias) != number}
+    stray = {alias: number for alias, number in wanted.items() if now.get(alias) != number}
+    gone = {alias: number for alias, number in stray.items() if server.version(registered_model, number) is None}
+    for alias, number in gone.items():
+        _log.warning("%s@%s is version %s, which the registry no longer has", registered_model, alias, number)
+    return {alias: number for alias, number in stray.items() if alias not in gone}

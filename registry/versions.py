@@ -54,6 +54,11 @@ def released(server: Server, registered_model: str, alias_or_version: str) -> tu
             f"no promotion of {registered_model} to {alias_or_version} is signed by a trusted key; ask its publisher, "
             "or pull a version by its number"
         )
+    if alias_or_version in known:
+        raise NotFoundError(
+            f"{registered_model}@{alias_or_version} is version {asked}, which the registry no longer has; "
+            "promote another version to it, or pull one by its number"
+        )
     has = ", ".join([*sorted(known), *(version.version for version in server.versions_of(registered_model)[:5])])
     raise NotFoundError(
         f"{registered_model} has no version or alias {alias_or_version[:80]!r}; it has {has or 'none yet'}"

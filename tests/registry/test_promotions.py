@@ -164,6 +164,19 @@ def test_a_promotion_that_was_killed_after_its_record_is_rolled_back_all_the_sam
     assert store.roll_back(published, reason="").version == "1"
 
 
+def test_where_a_version_was_deleted_in_mlflow_others_are_promoted_and_its_alias_says_so(
+    store: Store, published: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.promote(store.resolve(published, "2"), "canary", reason="tried")
+    store.client().delete_model_version(published, "2")
+    record = store.promote(store.resolve(published, "3"), reason="new")
+    assert record is not None
+    assert store.aliases(published) == {PRODUCTION: "3", PREVIOUS: "1", CANDIDATE: "3"}
+    assert f"{published}@canary is version 2, which the registry no longer has" in caplog.text
+    with pytest.raises(NotFoundError, match="@canary is version 2, which the registry no longer has; promote another"):
+        store.resolve(published, "canary")
+
+
 PROMOTER = """
 import logging, sys
 from registry.store import Store
