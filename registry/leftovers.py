@@ -31,14 +31,14 @@ class Leftover:
 def leftovers(server: Server, hours: float = 24.0) -> tuple[Leftover, ...]:
     """Every upload without a version, in runs that began none for `hours`; none where nothing was ever published."""
     with server.reaching():
-        kept = {version.source for name in server.names() for version in server.versions_of(name)}
+        kept = server.sources()
         return tuple(found for found in _uploads(server) if found.source not in kept and found.age_hours >= hours)
 
 
 def remove(server: Server, found: Leftover) -> None:
     """Remove an upload that `leftovers` found, unless a version points to it by now."""
     with server.reaching():
-        if any(found.source == version.source for name in server.names() for version in server.versions_of(name)):
+        if found.source in server.sources():
             return
         server.artifacts(found.source.rpartition("/")[0]).remove(found.place)
 

@@ -34,6 +34,14 @@ def check_registered(name: str) -> str:
     return package_model(base, target) if separator else supernet_model(base)
 
 
+def is_registered(name: str) -> bool:
+    """Whether a registered model may be called so; others' in the same MLflow may be called anything."""
+    try:
+        return check_registered(name) == name
+    except RefusedError:
+        return False
+
+
 def base_and_target(registered_model: str) -> tuple[str, str]:
     """What a registered model's name says; the target of a supernet's is empty."""
     base, _, target = registered_model.partition("--")

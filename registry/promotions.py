@@ -110,10 +110,6 @@ def name_of_trail(registered_model: str) -> str:
     return f"{naming.check_registered(registered_model)}{_TRAIL}"
 
 
-def is_trail(name: str) -> bool:
-    return name.endswith(_TRAIL)
-
-
 def read(server: Server, registered_model: str, trust: Trust | None = None) -> Trail:
     """All records that `trust` believes, or the server's own; none where nothing was promoted yet."""
     trust = trust or server.trust

@@ -187,6 +187,11 @@ class Server:
             found = _all(self.mlflow.search_model_versions, f"name = '{name}'")
         return tuple(sorted(map(_version, found), key=lambda version: -int(version.version)))
 
+    def sources(self) -> set[str]:
+        """Where the bytes of every version of every model are, others' too."""
+        with self.reaching():
+            return {str(found.source) for found in _all(self.mlflow.search_model_versions)}
+
     def version(self, name: str, number: str) -> Version | None:
         """The version of a number, with no aliases; None where there is none."""
         from mlflow.exceptions import MlflowException

@@ -13,8 +13,8 @@ from registry.server import Server, Version
 
 
 def models(server: Server) -> tuple[str, ...]:
-    """Every base's and package's registered model, sorted."""
-    return tuple(name for name in server.names() if not promotions.is_trail(name))
+    """Every registered model with the name of a base or package, sorted; trails and others' models have none."""
+    return tuple(filter(naming.is_registered, server.names()))
 
 
 def every(server: Server, registered_model: str) -> tuple[Version, ...]:

@@ -63,6 +63,19 @@ def test_the_candidate_is_promoted_and_rolled_back_on_record(ask: Ask, store: St
     assert store.aliases("--".join(released)) == {PRODUCTION: "1", PREVIOUS: "2", CANDIDATE: "2"}
 
 
+def test_models_of_others_in_the_same_mlflow_are_passed_over(ask: Ask, store: Store, released: tuple[str, str]) -> None:
+    """Whatever they are called."""
+    for name in ("Fraud detector", "it's"):
+        store.client().create_registered_model(name)
+    try:
+        assert not {"Fraud detector", "it's"} & set(store.models())
+        assert "--".join(released) in {row["version"]["registered_model"] for row in ask("frontier")}
+        ask("gc")
+    finally:
+        for name in ("Fraud detector", "it's"):
+            store.client().delete_registered_model(name)
+
+
 def test_a_canary_is_an_alias_of_its_own(ask: Ask, store: Store, released: tuple[str, str]) -> None:
     ask("promote", *released, "--version", "2", "--to", "canary")
     assert store.resolve("--".join(released), "canary").version == "2"
