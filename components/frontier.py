@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -54,9 +54,13 @@ class Point:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Point:
-        interval = value["accuracy_interval"]
-        return cls(**{**value, "accuracy_interval": interval and tuple(interval)})
+    def from_json(cls, value: Any) -> Point:
+        """Raises ValueError for anything that `to_json` did not write."""
+        try:
+            interval = value["accuracy_interval"]
+            return cls(**{**value, "accuracy_interval": interval and tuple(interval)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is no point: {type(error).__name__} {str(error)[:80]}") from error
 
 
 def undominated(points: Iterable[Point]) -> tuple[Point, ...]:

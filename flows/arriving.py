@@ -20,7 +20,7 @@ from flows.serving import REFUSED
 from flows.sources import resolved
 from flows.steps import told
 from registry import naming
-from registry.errors import DamagedError, NotFoundError, RefusedError, SignatureError
+from registry.errors import OF_ONE_VERSION, NotFoundError
 from registry.store import CANDIDATE, PRODUCTION, Store, Version
 
 
@@ -106,6 +106,6 @@ def _holds(registry: Store, registered_model: str, facts: dict[str, str]) -> boo
 def _lineage(registry: Store, version: Version) -> Mapping[str, Any]:
     """Empty for a version that is not ours, or that no device would take."""
     try:
-        return registry.manifest(version).lineage if version.manifest_digest else {}
-    except (DamagedError, RefusedError, SignatureError):
+        return registry.manifest(version).lineage
+    except OF_ONE_VERSION:
         return {}

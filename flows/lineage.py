@@ -38,7 +38,8 @@ def trace(registry: Store, model: str, target: str | None, alias_or_version: str
     ]
     if target is None:
         return (*steps, Step("manifest", _version(version), manifest.digest))
-    point: Mapping[str, Any] = manifest.facts.get("point", {})
+    stated = manifest.facts.get("point")
+    point: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {}
     return (
         *steps,
         Step("subnet", str(point.get("shape", _UNKNOWN)), _noted(lineage, "subnet_sha256")),

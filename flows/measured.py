@@ -51,7 +51,7 @@ def record(path: Path) -> Recorded:
     version = _measured_version(registry, figures)
     facts = registry.manifest(version).facts
     _check_asked(facts["measurement"], figures["latency"])
-    before = Point.from_json(facts["point"])
+    before = Point.from_json(facts.get("point"))
     after = at_device(before, figures)
     registry.attach(version, KIND, content)
     return Recorded(version, before, after, figures["host"]["processor"])

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from registry import naming, placing, seen, signature, versions
+from registry.artifacts import Artifacts
 from registry.copying import write_new
 from registry.errors import DamagedError, RefusedError, SignatureError
 from registry.fetching import Fetching
@@ -76,11 +77,6 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
     return True
 
 
-def registered_manifest(server: Server, version: Version) -> Manifest:
-    """The manifest of a version, as `registered` has it."""
-    return registered(server, version)[0]
-
-
 def registered(server: Server, version: Version, trust: Trust | None = None) -> tuple[Manifest, bytes | None]:
     """The manifest of a version and its signature: bounded, then hashed, then read, then checked for who signed it.
 
@@ -88,8 +84,13 @@ def registered(server: Server, version: Version, trust: Trust | None = None) -> 
 
     Raises DamagedError, RefusedError, or SignatureError.
     """
+    if not version.manifest_digest:
+        raise DamagedError(
+            f"{version.registered_model} version {version.version} was not published by amoeba: it names no manifest; "
+            "pull another version"
+        )
     with server.reaching():
-        artifacts = server.artifacts(version.source)
+        artifacts = _opened(server, version)
         content, bundle = artifacts.manifest(), artifacts.signature()
     if hashlib.sha256(content).hexdigest() != version.manifest_digest:
         raise DamagedError(
@@ -100,6 +101,20 @@ def registered(server: Server, version: Version, trust: Trust | None = None) -> 
     signature.check(bundle, manifest, trust or server.trust)
     naming.check_same(version.registered_model, manifest.model, manifest.target)
     return manifest, bundle
+
+
+def _opened(server: Server, version: Version) -> Artifacts:
+    """Raises DamagedError for a source that nothing here opens."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return server.artifacts(version.source)
+    except (ImportError, MlflowException) as error:
+        if isinstance(error, MlflowException) and isinstance(error.__cause__, OSError):  # the registry did not answer
+            raise
+        raise DamagedError(
+            f"nothing here opens where {version.registered_model} version {version.version} is kept: {str(error)[:200]}"
+        ) from error
 
 
 def _refresh_signature(to: Path, bundle: bytes | None) -> None:

@@ -84,7 +84,7 @@ class Store(Server):
 
         Raises DamagedError, RefusedError or SignatureError.
         """
-        return pulling.registered_manifest(self, version)
+        return pulling.registered(self, version)[0]
 
     def attach(self, version: Version, kind: str, content: bytes) -> None:
         """Keep a small document beside a version, whose own bytes never change; the latest of a kind is the one found.

@@ -21,7 +21,7 @@ from registry.errors import NotFoundError, SignatureError
 from registry.keys import KeyFile, make_key
 from registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from registry.promotions import name_of_trail
-from registry.store import CANDIDATE, Store, Version
+from registry.store import CANDIDATE, MANIFEST_TAG, Store, Version
 from registry.trust import Trust
 
 SERVER = Machine("linux", "x86_64", frozenset({"avx2", "fma", "avx512f", "avx512_vnni"}), 8000)
@@ -286,6 +286,32 @@ def test_a_package_that_is_not_believed_or_whole_is_left_with_the_reason_and_kee
     assert left["x86_avx2"].startswith(f"no promotion of {base}--x86_avx2 to production is signed by a trusted key")
     with pytest.raises(NothingSuitsError, match=r"x86_avx2: no promotion of .* is signed by a trusted key"):
         best(device, base, SERVER, Limits(), target="x86_avx2")
+
+
+@pytest.mark.parametrize(
+    ("source", "digest", "said"),
+    [
+        ("s3://bucket/x", "", "was not published by amoeba"),
+        ("gs://bucket/x", "", "was not published by amoeba"),
+        ("weird://x", "ab" * 32, "nothing here opens where"),
+    ],
+)
+def test_a_version_that_was_made_by_hand_keeps_no_other_from_a_machine(
+    store: Store, base: str, source: str, digest: str, said: str
+) -> None:
+    name = f"{base}--android_arm64"
+    store.ensure_model(name)
+    store.create_version(name, source, "", {MANIFEST_TAG: digest} if digest else {})
+    store.client().set_registered_model_alias(name, "production", "1")
+    first, *others = best(store, base, SERVER, Limits())
+    assert first.target == "x86_avx512"
+    assert said in {offer.target: offer.left for offer in others}["android_arm64"]
+
+
+@pytest.mark.parametrize("point", [{}, 5, []])
+def test_a_point_of_another_form_is_no_point(point: object) -> None:
+    with pytest.raises(ValueError, match="this is no point"):
+        Point.from_json(point)
 
 
 def test_what_a_version_of_the_frontier_measured_is_what_its_own_manifest_says(
