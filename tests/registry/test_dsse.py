@@ -97,7 +97,7 @@ ALTERATIONS: dict[str, Change] = {
     "a payload that is a number": lambda value: value.update(payload=1),
     "base64 with a line feed": lambda value: value.update(payload=value["payload"] + "\n"),
     "base64 without padding": lambda value: value.update(payload=value["payload"].rstrip("=")),
-    "base64 with set spare bits": lambda value: value.update(payload=value["payload"][:-2] + "R="),
+    "base64 with set spare bits": lambda value: value.update(payload=value["payload"][:-2] + "1="),
     "base64 for addresses": lambda value: value.update(payload="_-8="),
     "another type": lambda value: value.update(payloadType="text/plain"),
     "a type of another kind": lambda value: value.update(payloadType=[TYPE]),
