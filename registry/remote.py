@@ -147,7 +147,7 @@ def _asked_pause_s(response: Response) -> float | None:
         return float(said)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
