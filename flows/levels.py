@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ def make_levels(model: str, to: Path) -> Path:
 
     Raises FileExistsError when `to` is there already, and what `onboarded` raises.
     """
-    if to.exists():
+    if os.path.lexists(to):
         raise FileExistsError(f"{to} is there already; name a folder that is not, or remove it")
     quiet_libraries()
     import torch

@@ -98,10 +98,14 @@ def _of(values: Mapping[str, Any]) -> tuple[Watched, ...]:
 
 def _read(one: Any) -> Watched:
     try:
-        return Watched(one["source"], one["profile"], tuple(one.get("targets", ())))
+        targets = one.get("targets", ())
+        if isinstance(targets, str):
+            raise TypeError(f"{targets!r} is no list")
+        return Watched(one["source"], one["profile"], tuple(targets))
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownNameError(
-            f"bases.yaml: {one!r} cannot be watched: each of `watched` has a source, a profile and, if not all are meant, targets"
+            f"bases.yaml: {one!r} cannot be watched: each of `watched` has a source, a profile and, if not all are meant, a list "
+            "of targets"
         ) from error
 
 

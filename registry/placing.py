@@ -155,13 +155,19 @@ def _names(folder: Path) -> set[str]:
     return found
 
 
-def write(path: Path, content: bytes, to: Path) -> None:
-    """A small file in or beside `to`, whole or not at all; what a kill left of one is removed by the next."""
+def write(path: Path, content: Callable[[], bytes | None], to: Path) -> None:
+    """A small file in or beside `to`, whole or not at all; what a kill left of one is removed by the next.
+
+    What it holds is asked while nobody else changes it; nothing is written for None.
+    """
     made = to.with_name(f".{to.name}.new")
     with _alone(to.parent):
+        asked = content()
+        if asked is None:
+            return
         made.unlink(missing_ok=True)
         with made.open("xb") as file:  # never through a link that somebody put there
-            file.write(content)
+            file.write(asked)
             file.flush()
             os.fsync(file.fileno())
         made.replace(path)

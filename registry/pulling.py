@@ -60,8 +60,8 @@ def pull(
             write_new(partial / MANIFEST_FILE, manifest.canonical())
             if bundle is not None:
                 write_new(partial / SIGNATURE_FILE, bundle)
+            seen.note(to, record, server.trust)
             placing.place(partial, to, lambda: _holds(to, manifest))
-        seen.note(to, record, server.trust)
     return manifest
 
 
@@ -124,4 +124,4 @@ def _refresh_signature(to: Path, bundle: bytes | None) -> None:
     with contextlib.suppress(SignatureError):  # one that cannot be read is replaced like any other
         if signature.read_signature(to) == bundle:
             return
-    placing.write(to / SIGNATURE_FILE, bundle, to)
+    placing.write(to / SIGNATURE_FILE, lambda: bundle, to)

@@ -7,6 +7,7 @@ nothing would be gained, and nothing is kept.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from registry import placing
@@ -32,13 +33,18 @@ def check(to: Path, record: Promotion | None, trust: Trust) -> None:
 
 
 def note(to: Path, record: Promotion | None, trust: Trust) -> None:
-    """Keep a record that was checked and followed."""
+    """Keep a record that was checked, before it is followed; one that another process has seen a newer of is not."""
     if record is None or not trust.required:
         return
-    known = _read(to)
-    if known.pop((record.model, record.alias), None) != record:
-        kept = [record, *known.values()][:_MOST_RECORDS]
-        placing.write(_place(to), "\n".join(one.canonical() for one in kept).encode(), to)
+
+    def kept() -> bytes | None:
+        known = _read(to)
+        before = known.pop((record.model, record.alias), None)
+        if before is not None and (before == record or before.serial > record.serial):
+            return None
+        return "\n".join(one.canonical() for one in [record, *known.values()][:_MOST_RECORDS]).encode()
+
+    placing.write(_place(to), kept, to)
 
 
 def _place(to: Path) -> Path:
@@ -46,10 +52,11 @@ def _place(to: Path) -> Path:
 
 
 def _read(to: Path) -> dict[tuple[str, str], Promotion]:
-    """What was kept by model and alias, the last noted first; none where nothing was, or where it cannot be read."""
-    try:
-        with _place(to).open("rb") as file:
-            lines = file.read(_MOST_BYTES).decode(errors="replace").splitlines()
-        return {(one.model, one.alias): one for one in map(Promotion.parse, lines)}
-    except (OSError, RefusedError):
-        return {}
+    """What was kept by model and alias, the last noted first; lines that cannot be read are nothing."""
+    known: dict[tuple[str, str], Promotion] = {}
+    with suppress(OSError), _place(to).open("rb") as file:
+        for line in file.read(_MOST_BYTES).decode(errors="replace").splitlines():
+            with suppress(RefusedError):
+                one = Promotion.parse(line)
+                known[one.model, one.alias] = one
+    return known

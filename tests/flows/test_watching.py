@@ -462,3 +462,11 @@ def test_a_look_by_cron_starts_a_dropped_model_that_stays_as_it_is_and_says_that
     deployments.look.fn()
     assert begun == [str(model)]
     assert looked == [[], [str(model)]]
+
+
+def test_targets_that_are_no_list_are_not_taken_letter_by_letter(workspace: Path) -> None:
+    (workspace / "bases.yaml").write_text(
+        "bases: {}\nwatched: [{source: org/name, profile: quick, targets: x86_avx2}]\n"
+    )
+    with pytest.raises(UnknownNameError, match="if not all are meant, a list of targets"):
+        watched.watched()

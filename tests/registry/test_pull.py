@@ -291,7 +291,7 @@ def test_where_the_file_system_has_no_locks_a_pull_keeps_what_it_makes(
 def test_nothing_is_written_through_a_link_that_somebody_put_beside(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"mine")
     (tmp_path / ".device.new").symlink_to(tmp_path / "victim")
-    placing.write(tmp_path / ".device.promotion", b"a record", tmp_path / "device")
+    placing.write(tmp_path / ".device.promotion", lambda: b"a record", tmp_path / "device")
     assert (tmp_path / "victim").read_bytes() == b"mine"
     assert not (tmp_path / ".device.promotion").is_symlink()
     assert (tmp_path / ".device.promotion").read_bytes() == b"a record"
