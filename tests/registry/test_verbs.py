@@ -167,7 +167,7 @@ def test_a_version_that_is_not_whole_or_not_ours_is_told_with_the_reason_beside_
     rows = ask("frontier", released[0])
     told = {row["version"]["version"]: row.get("refused", "") for row in rows}
     assert list(told) == ["4", "3", "2", "1"]
-    assert "is not the one registered" in told["4"]
+    assert "was not published by amoeba" in told["4"]
     assert "this is no file of `amoeba bench`" in told["3"]
     assert told["2"] == ""
     assert "no longer holds manifest.json" in told["1"]
