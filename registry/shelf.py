@@ -72,7 +72,7 @@ class Shelf:
             return False
         kept, half = self._files / entry.sha256, self._halves / entry.sha256
         with self._spared():
-            with self._alone(entry.sha256, half, stop):
+            with self._alone(entry.sha256, stop):
                 if not kept.exists():
                     self._bring(bring, half, kept)
             return to.exists() or self.take(entry, to)
@@ -129,8 +129,8 @@ class Shelf:
         return True
 
     @contextlib.contextmanager
-    def _alone(self, digest: str, half: Path, stop: threading.Event) -> Iterator[None]:
-        """Hold a digest's lock; raises ShelfError where who holds it brings nothing more for `patience_s`."""
+    def _alone(self, digest: str, stop: threading.Event) -> Iterator[None]:
+        """Hold a digest's lock; raises ShelfError where who holds it, for this file or another, brings no more for `patience_s`."""
         lock, size, since = FileLock(self._lock_of(digest)), -1, time.monotonic()
         while True:
             try:
@@ -139,7 +139,7 @@ class Shelf:
             except Timeout:
                 if stop.is_set():
                     raise Stopped("stopped") from None
-                before, size = size, half.stat().st_size if half.exists() else 0
+                before, size = size, self._brought(digest)
                 if size != before:
                     since = time.monotonic()
                 elif time.monotonic() - since > self._patience_s:
@@ -148,6 +148,14 @@ class Shelf:
             yield
         finally:
             lock.release()
+
+    def _brought(self, digest: str) -> int:
+        """Bytes of the files that are being fetched under a digest's lock."""
+        sizes = 0
+        for half in self._halves.glob(f"{digest[:2]}*"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes += half.lstat().st_size
+        return sizes
 
     def _lock_of(self, name: str) -> Path:
         return self._locks / f"{name[:2] if _DIGEST.fullmatch(name) else 'other'}.lock"

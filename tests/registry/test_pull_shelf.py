@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import logging
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,6 +178,28 @@ def test_a_file_that_another_process_holds_without_going_on_is_fetched_without_t
     assert "another process holds a file and does not go on" in caplog.text
     for lock in held:
         lock.release()
+
+
+def test_who_waits_while_another_file_comes_under_the_same_lock_waits_on(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, seconds = b"content", itertools.count()
+    entry = entry_of(content)
+    assert shelf.has_room(0)
+    held = FileLock(shelf.folder / "locks" / f"{entry.sha256[:2]}.lock")
+    held.acquire()
+
+    def clock() -> float:
+        """A second goes by at every look, in which a piece of the other file comes, until all are there."""
+        second = next(seconds)
+        (shelf.folder / "halves" / (entry.sha256[:2] + "0" * 62)).write_bytes(b"x" * second)
+        if second == 6:
+            held.release()
+        return second
+
+    monkeypatch.setattr("registry.shelf.time", SimpleNamespace(monotonic=clock))
+    waiting = Shelf(shelf.folder, GB, patience_s=2)
+    assert waiting.fetch(entry, tmp_path / "device", lambda half: half.write_bytes(content), threading.Event())
 
 
 def test_who_waits_for_another_process_stops_when_the_pull_does(shelf: Shelf, tmp_path: Path) -> None:
