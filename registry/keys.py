@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import re
+import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,20 +149,30 @@ def make_key(name: str, folder: Path, password: str | None = None) -> tuple[Path
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:
-    """A file that was not there; raises RefusedError where it, or a link of its name, is."""
+    """A whole file that was not there; raises RefusedError where it, or a link of its name, is."""
+    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError as error:
-        raise RefusedError(f"{path} exists and is never overwritten; choose another name") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        _give_name(made, path)
+    except FileExistsError as error:
+        raise RefusedError(f"{path} exists and is never overwritten; choose another name") from error
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _give_name(made: Path, path: Path) -> None:
+    """Raises FileExistsError; without hard links, as on a memory card, somebody else's file of this moment would be lost."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
         raise
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        made.rename(path)
 
 
 def check_name(name: str) -> str:

@@ -171,12 +171,12 @@ def _read_revocation(path: Path) -> Revocation:
 
 
 def _files(folder: Path) -> list[Path]:
-    """A folder's files, sorted; raises RefusedError where anybody may write, or where there are far too many."""
+    """A folder's files, sorted, without hidden ones; raises RefusedError where anybody may write, or where there are too many."""
     if not os.path.lexists(folder):
         return []
     if not folder.is_dir():
         raise RefusedError(f"{folder} is to hold keys and is no folder; remove it, or name another in AMOEBA_TRUST")
-    found = sorted(path for path in folder.iterdir() if not path.is_dir())
+    found = sorted(path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
     if len(found) > _MOST_KEYS:
         raise RefusedError(f"{folder} holds {len(found)} files; {_MOST_KEYS} keys are the most that is read")
     if os.name != "posix":

@@ -71,6 +71,34 @@ def test_a_key_is_never_overwritten_and_no_half_pair_is_left(suffix: str, tmp_pa
     assert os.listdir(tmp_path) == [taken.name]
 
 
+def test_a_key_that_was_killed_while_it_was_written_is_not_there(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(_: int) -> None:
+        raise Killed
+
+    _, public = make_key("lab", tmp_path)
+    for linked in (os.link, _no_links):
+        monkeypatch.setattr(os, "link", linked)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", killed)
+            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            with pytest.raises(Killed):
+                add_key(folder, public)
+        assert Trust.read(folder).keys == ()
+    add_key(folder, public)
+    assert [key.name for key in Trust.read(folder).keys] == ["lab"]
+    with pytest.raises(RefusedError, match="never overwritten"):
+        make_key("lab", tmp_path)
+
+
+def _no_links(*_: object) -> None:
+    raise PermissionError("Operation not permitted")
+
+
 def test_a_link_at_a_keys_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "lab.key").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RefusedError, match="never overwritten"):
@@ -233,6 +261,14 @@ def test_a_revocation_stays_as_it_was_first_noted(folder: Path, key: PublicKey) 
 def test_a_reason_is_one_short_line(reason: str, folder: Path, key: PublicKey) -> None:
     with pytest.raises(RefusedError, match="a reason is one line"):
         revoke(folder, key, reason, DAY)
+
+
+def test_what_a_file_manager_leaves_among_the_keys_is_passed_over(folder: Path, key: PublicKey) -> None:
+    revoke(folder, key, "stolen", datetime.date(2026, 7, 30))
+    for place in (folder, folder / REVOKED_FOLDER):
+        (place / ".DS_Store").write_bytes(b"Bud1")
+        (place / "._lab.pem").write_bytes(b"more")
+    assert [one.reason for one in Trust.read(folder).revoked] == ["stolen"]
 
 
 def test_a_revocation_that_names_no_key_is_refused_and_not_overlooked(folder: Path) -> None:
