@@ -49,14 +49,18 @@ def pull(
     from flows.finding import Limits
 
     signature = trusting.wanted(require_signature, allow_unsigned)
+    limits = Limits(max_latency_ms, max_memory_mb, None if min_accuracy is None else min_accuracy / 100)
     if rollback:
         from registry import naming
-        from registry.placing import manifest_of, roll_back
+        from registry.placing import manifest_before, roll_back
 
-        name = naming.package_model(model, target or str(manifest_of(to).target))
+        if version != "production" or auto or build or limits.given:
+            raise ValueError(
+                "--rollback brings back what the last pull replaced; a version, --auto, --build and limits choose another"
+            )
+        name = naming.package_model(model, target or str(manifest_before(to).target))
         manifest = roll_back(to, name, trusting.trust(signature))
     else:
-        limits = Limits(max_latency_ms, max_memory_mb, None if min_accuracy is None else min_accuracy / 100)
         manifest = _fetched(model, target, to, version, limits, auto, build, cache, signature)
     signer = trusting.signer_of(to, manifest, signature)
     if as_json:

@@ -117,9 +117,10 @@ def roll_back(to: Path, registered_model: str, trust: Trust = NOBODY) -> Manifes
     return manifest
 
 
-def manifest_of(to: Path) -> Manifest:
-    """Of what `to` is, or will be when what a kill left is put right; raises as `read_manifest` does."""
-    return read_manifest(to if os.path.lexists(to) else previous_of(to))
+def manifest_before(to: Path) -> Manifest:
+    """Of what rolling back brings, or has brought where that was killed; raises as `read_manifest` does."""
+    previous = previous_of(to)
+    return read_manifest(previous if os.path.lexists(previous) else to)
 
 
 def check_replaceable(to: Path) -> None:

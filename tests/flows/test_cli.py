@@ -160,6 +160,22 @@ def test_a_rollback_that_was_killed_is_ended_by_the_line_that_the_help_prints(tm
     assert (tmp_path / "device" / "more").read_bytes() == b"old"
 
 
+def test_going_back_needs_no_target_where_the_last_pull_was_for_another(tmp_path: Path) -> None:
+    for folder, target in (("device", "x86_avx2"), (".device.previous", "android_arm64")):
+        made = write_artifact(tmp_path / folder, "tiny", target)
+        (tmp_path / folder / "manifest.json").write_bytes(made.canonical())
+    done = amoeba(tmp_path, "pull", "tiny", "--rollback", "--to", "device", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["target"] == "android_arm64"
+
+
+@pytest.mark.parametrize("more", [["--version", "3"], ["--auto"], ["--build"], ["--max-memory-mb", "100"]])
+def test_going_back_takes_nothing_that_would_choose_another(tmp_path: Path, more: list[str]) -> None:
+    done = amoeba(tmp_path, "pull", "tiny", "--rollback", "--to", "device", *more)
+    assert done.returncode == 2
+    assert "--rollback brings back what the last pull replaced" in done.stderr
+
+
 def test_pulled_files_are_kept_in_the_users_cache_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMOEBA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/srv/caches")
