@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +35,8 @@ MANIFEST_TAG, CONTENT_TAG = "amoeba.manifest", "amoeba.content"
 UPLOAD_TAG = "amoeba.upload"
 """Of a run: when its latest upload began, in milliseconds since 1970."""
 _ANSWER_SECONDS = 5
-_MOST_RESULTS = 100_000
+_MOST_PAGES = 1000
+"""Of a search, each of up to 1000 results."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ class Server:
             found = self.mlflow.get_experiment_by_name(EXPERIMENT)
             if found is not None:
                 return str(found.experiment_id)
-            return str(self.mlflow.create_experiment(EXPERIMENT, artifact_location=self._artifact_location()))
+            with _there_already():
+                return str(self.mlflow.create_experiment(EXPERIMENT, artifact_location=self._artifact_location()))
+            return self.experiment_id()
 
     def _artifact_location(self) -> str | None:
         """Never MLflow's own default for SQLite, which is below whatever folder the process runs in."""
@@ -156,14 +159,8 @@ class Server:
 
     def ensure_model(self, name: str, description: str = "") -> None:
         """Make a registered model where there is none."""
-        from mlflow.exceptions import MlflowException
-
-        with self.reaching():
-            try:
-                self.mlflow.create_registered_model(name, description=description or None)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
+        with self.reaching(), _there_already():
+            self.mlflow.create_registered_model(name, description=description or None)
 
     def aliases(self, name: str) -> dict[str, str] | None:
         """Version by alias as MLflow has them; None where no such model is registered."""
@@ -232,6 +229,18 @@ class Server:
         return reaching(self.uri)
 
 
+@contextlib.contextmanager
+def _there_already() -> Iterator[None]:
+    """Nothing is wrong where what is to be made is there, by another publisher since one looked."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def _prepare_mlflow() -> None:
     """What must be set before mlflow is first imported; what the user has set is left alone."""
     for name, value in {
@@ -249,14 +258,14 @@ def _all(search: Callable[..., Any], chosen: str | None = None) -> list[Any]:
     """Every page of a search; raises RegistryError for more than are ever read, since nothing is decided on a part."""
     found: list[Any] = []
     token = None
-    while len(found) < _MOST_RESULTS:
+    for _ in range(_MOST_PAGES):
         page = search(chosen, max_results=1000, page_token=token)
         found.extend(page)
         token = page.token
         if not token:
             return found
     raise RegistryError(
-        f"the registry lists more than {_MOST_RESULTS} results{f' for {chosen}' if chosen else ''}, and no more are read; "
+        f"the registry lists more than {_MOST_PAGES} pages{f' for {chosen}' if chosen else ''}, and no more are read; "
         "remove in MLflow what is not needed"
     )
 

@@ -289,11 +289,26 @@ def test_what_is_listed_is_listed_whole_or_not_at_all(monkeypatch: pytest.Monkey
         page = int(page_token or 0)
         return PagedList(range(page * 10, page * 10 + 10), str(page + 1) if page < 2 else None)
 
-    monkeypatch.setattr(registry.server, "_MOST_RESULTS", 30)
+    monkeypatch.setattr(registry.server, "_MOST_PAGES", 3)
     assert registry.server._all(search) == list(range(30))
-    monkeypatch.setattr(registry.server, "_MOST_RESULTS", 20)
-    with pytest.raises(RegistryError, match="lists more than 20 results for name = 'x', and no more are read"):
+    monkeypatch.setattr(registry.server, "_MOST_PAGES", 2)
+    with pytest.raises(RegistryError, match="lists more than 2 pages for name = 'x', and no more are read"):
         registry.server._all(search, "name = 'x'")
+
+
+def test_a_server_that_sends_empty_pages_for_ever_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.server, "_MOST_PAGES", 5)
+    with pytest.raises(RegistryError, match="lists more than 5 pages"):
+        registry.server._all(lambda chosen, max_results, page_token: PagedList([], "more"))
+
+
+def test_of_two_first_publishers_of_a_registry_both_find_the_experiment(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, ordinary = store.experiment_id(), store.mlflow.get_experiment_by_name
+    answers = iter([None])
+    monkeypatch.setattr(store.mlflow, "get_experiment_by_name", lambda name: next(answers, ordinary(name)))
+    assert store.experiment_id() == known
 
 
 @pytest.mark.parametrize("uri", ["file:///srv/mlruns", "file:mlruns", "mlruns", "/srv/mlruns"])
