@@ -175,8 +175,16 @@ class Server:
                 return None
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Asked again where another promoter made the alias since MLflow looked, which its database refuses to make twice."""
+        from mlflow.exceptions import MlflowException
+
         with self.reaching():
-            self.mlflow.set_registered_model_alias(name, alias, version)
+            try:
+                self.mlflow.set_registered_model_alias(name, alias, version)
+            except MlflowException as error:
+                if "unique constraint" not in str(error).lower():
+                    raise
+                self.mlflow.set_registered_model_alias(name, alias, version)
 
     def versions_of(self, name: str) -> tuple[Version, ...]:
         """All versions, newest first, with no aliases; none where no such model is registered."""

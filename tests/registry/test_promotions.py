@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fixtures.artifacts import write_artifact
+from mlflow.exceptions import MlflowException
 
 from registry import promoting, promotions
 from registry.errors import ConflictError, DamagedError, NotFoundError, RefusedError, SignatureError
@@ -176,6 +177,26 @@ def test_where_a_version_was_deleted_in_mlflow_others_are_promoted_and_its_alias
     assert f"{published}@canary is version 2, which the registry no longer has" in caplog.text
     with pytest.raises(NotFoundError, match="@canary is version 2, which the registry no longer has; promote another"):
         store.resolve(published, "canary")
+
+
+def test_an_alias_that_two_promoters_make_at_one_moment_is_made(
+    store: Store, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MLflow's database has it: both look, both insert, and one is refused."""
+    ordinary, said = (
+        store.mlflow.set_registered_model_alias,
+        "(sqlite3.IntegrityError) UNIQUE constraint failed: x.name",
+    )
+    refusals = iter([MlflowException(said)])
+
+    def set_alias(*alias: str) -> None:
+        for refused in refusals:
+            raise refused
+        ordinary(*alias)
+
+    monkeypatch.setattr(store.mlflow, "set_registered_model_alias", set_alias)
+    store.promote(store.resolve(published, "2"), "canary", reason="tried")
+    assert (store.aliases(published) or {})["canary"] == "2"
 
 
 PROMOTER = """
