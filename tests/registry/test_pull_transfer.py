@@ -232,7 +232,7 @@ def test_a_version_is_looked_at_without_showing_the_password_to_its_server(
 def test_nothing_is_listed_or_removed_on_another_server_wherever_a_run_s_address_leads(
     password: None, store: Store, server: ArtifactServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", store.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)  # MLflow looks up an address of models nowhere else
     experiment = store.client().create_experiment(name, artifact_location=server.source)
     run = store.client().create_run(experiment).info
     within = f"runs:/{run.run_id}/artifact"
