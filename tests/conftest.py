@@ -18,7 +18,13 @@ os.environ.update(
 import pytest
 import torch
 from fixtures.tiny import VOCABULARY, make_model
+from hypothesis import HealthCheck, settings
 from transformers import PreTrainedModel
+
+settings.register_profile(
+    "any machine at any load", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine at any load")
 
 
 @pytest.fixture

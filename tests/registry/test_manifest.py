@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from registry import naming
@@ -48,7 +48,6 @@ def document(**changes: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
 
 
-@settings(deadline=None)
 @given(
     paths=st.sets(PATHS, min_size=1, max_size=6),
     size=st.integers(0, 1 << 30),
@@ -70,7 +69,6 @@ def test_any_other_bytes_are_refused_and_nothing_else_is_raised(content: bytes) 
         Manifest.parse(content)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_single_changed_byte_makes_another_digest_or_is_refused(data: st.DataObject) -> None:
     made = manifest("a.json", "b/c.json", facts={"quality": 1.5})

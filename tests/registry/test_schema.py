@@ -87,7 +87,7 @@ def hostile_documents(draw: st.DrawFn) -> dict[str, Any]:
 def test_ten_thousand_hostile_manifests_are_refused_and_what_is_not_refused_is_harmless_and_valid() -> None:
     refused = set()
 
-    @settings(deadline=None, max_examples=15_000, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15_000, suppress_health_check=list(HealthCheck))
     @given(hostile_documents())
     def holds(value: dict[str, Any]) -> None:
         made, content = parsed(written(value)), written(value)
@@ -102,7 +102,7 @@ def test_ten_thousand_hostile_manifests_are_refused_and_what_is_not_refused_is_h
     assert len(refused) >= 10_000, len(refused)
 
 
-@settings(deadline=None, max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_what_the_parser_refuses_and_the_schema_takes_is_what_a_schema_cannot_say(data: st.DataObject) -> None:
     value, name = document(), data.draw(st.sampled_from([*document(), "path", "sha256", "size"]))
@@ -112,7 +112,7 @@ def test_what_the_parser_refuses_and_the_schema_takes_is_what_a_schema_cannot_sa
         assert "\ud800" in str(holder[name]) or isinstance(holder[name], float)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(paths=st.sets(GOOD_PATHS, min_size=1, max_size=4), size=st.integers(0, 1 << 30), target=st.none() | GOOD_PARTS)
 def test_what_the_code_writes_is_valid(paths: set[str], size: int, target: str | None) -> None:
     files = tuple(FileEntry(path, size, DIGEST) for path in sorted(paths))

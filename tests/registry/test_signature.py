@@ -248,7 +248,7 @@ def test_a_statement_that_the_trusted_key_signed_is_refused_with(
         signature.verify(resigned(bundle, key, STATEMENT_CHANGES[how]), made, trusting(key_file))
 
 
-@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_flipped_byte_of_a_signature_is_refused(
     data: st.DataObject, signed: tuple[Manifest, bytes], key_file: KeyFile
