@@ -124,8 +124,6 @@ class DecoderGraph(ABC):
         tensor = self.tensor(name)
         if tensor is None:
             raise PackageError(f"the checkpoint has no weight {name}; was it saved whole?")
-        if not np.isfinite(tensor).all():
-            raise PackageError(f"the checkpoint's {name} holds a number that is not finite; train or extract it again")
         return tensor
 
     def _constant(self, name: str, array: NDArray[Any]) -> str:

@@ -75,8 +75,9 @@ _log = logging.getLogger("amoeba.package")
 def package(request: PackageRequest, out: Path, *, target: str, backend: Backend = "xnnpack") -> Package:
     """Write `model.pte` and everything a device needs beside it into the empty folder `out`.
 
-    Raises PackageError for a checkpoint of another family, for widths that the quantization does not divide, for Core ML where
-    text makes values that float16 does not hold, and when anything that should have been quantized or lowered was not.
+    Raises PackageError for a checkpoint of another family, for a weight that is not finite, for widths that the quantization
+    does not divide, for Core ML where text makes values that float16 does not hold, and when anything that should have been
+    quantized or lowered was not.
     """
     config = _checked_config(request, backend)
     import torch
@@ -126,8 +127,7 @@ def calibrated_codes(request: PackageRequest, backend: Backend) -> dict[str, Cod
 
 
 def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((request.checkpoint / "config.json").read_text())
-    _package.check_model(config, request.context_length)
+    config = _package.checked_model(request.checkpoint, request.context_length)
     if request.quantization not in {quantization.name for quantization in OFFERED[backend]}:
         offered = ", ".join(quantization.name for quantization in OFFERED[backend])
         raise PackageError(f"no quantization is called {request.quantization!r}; offered are {offered}")

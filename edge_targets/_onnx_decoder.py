@@ -6,7 +6,6 @@ nonsense is worse than none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from components import family
 from components.checkpoint import architecture_of, layers_of
 from edge_targets._onnx_blocks import Floats
-from edge_targets._package import check_model
+from edge_targets._package import checked_model
 
 _QK_NORM = "Qwen3ForCausalLM"
 
@@ -59,8 +58,7 @@ class Decoder:
 
 def read_decoder(checkpoint: Path, context_length: int) -> Decoder:
     """Read `config.json`; raises PackageError for whatever would change the logits and is not in the graph."""
-    config = json.loads((checkpoint / "config.json").read_text())
-    check_model(config, context_length)
+    config = checked_model(checkpoint, context_length)
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     return Decoder(

@@ -56,7 +56,7 @@ def build(
     tensor: Callable[[str], Floats | None],
     rounded: Mapping[str, Rounded] | None = None,
 ) -> Any:
-    """The ModelProto, weights inside; raises PackageError for a weight that is missing or not finite.
+    """The ModelProto, weights inside; raises PackageError for a weight that is missing.
 
     `tensor` reads a weight of the checkpoint by name in float32, or returns None where there is none. Modules that are
     `rounded` already keep their codes; the others' weights are rounded to nearest.

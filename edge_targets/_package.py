@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components import family
 from components.checkpoint import layers_of
 from components.latency import Weights
@@ -97,8 +99,10 @@ def _copy_device_code(to: Path, runner: str) -> None:
         )
 
 
-def check_model(config: Mapping[str, Any], context_length: int) -> None:
-    """Raise PackageError for what a package would compute otherwise than the model, and for a context it does not have."""
+def checked_model(checkpoint: Path, context_length: int) -> dict[str, Any]:
+    """The checkpoint's config; raises PackageError for what a package would compute otherwise than the model, for a context
+    that the model does not have, and for a weight that is not finite."""
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     try:
         family.check(config)
     except ValueError as error:
@@ -110,6 +114,22 @@ def check_model(config: Mapping[str, Any], context_length: int) -> None:
         raise PackageError(
             f"sliding_window is {window} and sliding windows are not expressed; ask for a context of at most {window}"
         )
+    _check_weights(checkpoint)
+    return config
+
+
+def _check_weights(checkpoint: Path) -> None:
+    """All weights, before any work: codes and scales would hide one that is no number, or fail far from it."""
+    import ml_dtypes  # noqa: F401  importing it teaches numpy bfloat16
+    from safetensors import safe_open
+
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(file, framework="np") as weights:
+            for name in weights.keys():  # noqa: SIM118  no mapping
+                if not np.isfinite(weights.get_tensor(name)).all():
+                    raise PackageError(
+                        f"the checkpoint's {name} holds a number that is not finite; train or extract it again"
+                    )
 
 
 def kv_cache_bytes(config: Mapping[str, Any], context_length: int, cached_value_bytes: int = 4) -> int:

@@ -59,8 +59,8 @@ def build(
     tensor: Callable[[str], Floats | None],
     rounded: Mapping[str, Rounded] | None = None,
 ) -> Any:
-    """The ModelProto, weights inside; raises PackageError for a weight that is missing, not finite or beyond float16, and
-    for a width that is no multiple of the block."""
+    """The ModelProto, weights inside; raises PackageError for a weight that is missing or beyond float16, and for a width
+    that is no multiple of the block."""
     from onnx import TensorProto, helper
 
     graph = _Graph(decoder, storage, tensor, rounded or {})

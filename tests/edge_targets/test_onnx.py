@@ -380,13 +380,6 @@ def test_a_checkpoint_the_graph_does_not_express_is_refused(
         pack(copy, tmp_path / "package")
 
 
-def test_a_weight_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
-    model = llama()
-    model.model.layers[1].mlp.up_proj.weight.data[3, 3] = torch.nan
-    with pytest.raises(PackageError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds a number that is not finite"):
-        pack(save(model, tmp_path / "checkpoint"), tmp_path / "package")
-
-
 def test_a_quantization_nobody_offers_is_refused_with_those_that_are(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="no quantization 'int3'; it offers int8, int4, fp32"):
         pack(checkpoint, tmp_path / "package", "int3")

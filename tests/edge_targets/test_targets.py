@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fixtures.tiny import make_model, write_base
 
@@ -131,6 +132,23 @@ def test_a_target_packages_a_tiny_model_in_its_usual_quantization(name: str, che
     assert (folder / "device" / f"{known['runner']}.py").is_file()
     if target.cannot_run_here is None:
         assert len(list(facts.load(folder, 1).generate([5, 6, 7], 4, to_the_end=True))) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name_before_any_target_s_work(value: float, tmp_path: Path) -> None:
+    model = make_model()
+    model.model.layers[1].mlp.up_proj.weight.data[3, 3] = value
+    checkpoint = write_base(tmp_path, model)
+    (out := tmp_path / "out").mkdir()
+    text_WT = np.full((2, 16), 5, np.int32)
+    for target in map(edge_targets.load, NAMES):
+        for quantization in target.quantizations:
+            request = PackageRequest(checkpoint, Shape(4, 100), quantization.name, 64, text_WT)
+            with pytest.raises(
+                PackageError, match=r"layers\.1\.mlp\.up_proj\.weight holds a number that is not finite"
+            ):
+                target.package(request, out)
+            assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize("name", NAMES)
