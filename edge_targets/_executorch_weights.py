@@ -136,6 +136,9 @@ def _check(codes: Codes, stored: Stored, module: nn.Linear, name: str) -> None:
         raise PackageError(
             f"{name} is stored in {stored.bits} bits, {least} to {-least - 1}; codes are {low} to {high}"
         )
+    smallest = float(codes.scales_NB.to(stored.scale_dtype).min())
+    if not smallest > 0:
+        raise PackageError(f"{name} has a scale of {smallest:g} in {stored.scale_dtype}; scales are positive")
 
 
 def _tensor(codes: Codes, stored: Stored, eight_bit_activations: bool) -> Tensor:

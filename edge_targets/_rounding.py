@@ -126,8 +126,11 @@ def gptq(weight_NK: Tensor, gram_KK: Tensor, grid: Grid) -> tuple[Tensor, Tensor
 
 
 def steps(weight_NBC: Tensor, power_BC: Tensor, grid: Grid) -> Tensor:
-    """The step of every block, [N, B]: the one of `_STEP_FACTORS`, refitted by least squares, of least weighted error."""
-    middle = 1 << (grid.bits - 1)
+    """The step of every block, [N, B]: the one of `_STEP_FACTORS`, refitted by least squares, of least weighted error.
+
+    None is smaller than the smallest normal number of the type it is kept in: runtimes refuse a step of nothing.
+    """
+    middle, kept = 1 << (grid.bits - 1), getattr(torch, grid.scales)
     furthest_NB1 = weight_NBC.gather(2, weight_NBC.abs().argmax(2, keepdim=True))
     widest_NB1 = torch.where(furthest_NB1 == 0, torch.ones_like(furthest_NB1), furthest_NB1 / -middle)
     if grid.positive:
@@ -138,7 +141,7 @@ def steps(weight_NBC: Tensor, power_BC: Tensor, grid: Grid) -> Tensor:
         powers_NB1 = (codes_NBC.square() * power_BC).sum(2, keepdim=True)
         fitted_NB1 = (weight_NBC * codes_NBC * power_BC).sum(2, keepdim=True) / powers_NB1
         fitted_NB1 = torch.where((powers_NB1 > 0) & (fitted_NB1 * factor * widest_NB1 > 0), fitted_NB1, widest_NB1)
-        fitted_NB1 = fitted_NB1.to(getattr(torch, grid.scales)).float()
+        fitted_NB1 = fitted_NB1.abs().clamp(min=torch.finfo(kept).tiny).copysign(fitted_NB1).to(kept).float()
         error_NBC = weight_NBC - _codes(weight_NBC, fitted_NB1, middle) * fitted_NB1
         error_NB1 = (error_NBC.square() * power_BC).sum(2, keepdim=True)
         better_NB1 = error_NB1 < least_NB1

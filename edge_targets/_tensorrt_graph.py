@@ -215,6 +215,9 @@ class _Graph(DecoderGraph):
                 f"multiple of it, the nearest is {nearest}, or fp16"
             )
         codes_NK, scales_NB = self._codes(modules, self.storage.bits, block)
+        least = float(scales_NB.astype(np.float16).min())
+        if not least > 0:
+            raise PackageError(f"{name} has a scale of {least:g} in float16; TensorRT takes positive ones")
         codes = self._packed(f"{name}.codes", codes_NK.T)
         scales = self._half(f"{name}.scales", scales_NB.T)
         return self._node("DequantizeLinear", [codes, scales], name, axis=0, block_size=block)

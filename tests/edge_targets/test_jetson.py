@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from fixtures.passages import answers_alike_from_one_reading, reads_on_after_goi
 from fixtures.questions import make_questions
 from fixtures.tiny import FAMILIES, VOCABULARY, make_model, write_base
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from transformers import PreTrainedModel
 
 import edge_targets
@@ -45,7 +46,7 @@ from edge_targets._device.bench import bench
 from edge_targets._device.greedy import PREFILL_TOKENS
 from edge_targets._device.tensorrt_engine import EngineError, Fingerprint, Plan, engine_path
 from edge_targets._device.tensorrt_runner import TensorRtRunner, load
-from edge_targets._rounding import calibrated
+from edge_targets._rounding import Rounded, calibrated
 from edge_targets._target import Grid, PackageError, PackageRequest
 from edge_targets._tensorrt_operators import SUPPORTED, unsupported
 
@@ -230,6 +231,30 @@ def test_codes_and_scales_restore_a_weight_within_a_step() -> None:
     assert codes_NK.max() <= 7
     steps = np.repeat(np.abs(scales_NB), BLOCK, axis=1)
     assert (np.abs(codes_NK * np.repeat(scales_NB, BLOCK, axis=1) - weight_NK) <= 1.01 * steps).all()
+
+
+def test_int4_has_no_scale_of_nothing_for_weights_of_next_to_nothing(tmp_path: Path) -> None:
+    model = make_model()
+    model.model.layers[1].mlp.up_proj.weight.data[:3] = 1e-9
+    graph = onnx.load(pack(write_base(tmp_path, model), tmp_path / "package", "int4") / "model.onnx").graph
+    scales = [numpy_helper.to_array(one) for one in graph.initializer if one.name.endswith(".scales")]
+    assert len(scales) == 4 * 4  # four products a layer
+    assert min(one.min() for one in scales) >= np.finfo(np.float16).tiny
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-9])
+def test_a_scale_that_tensorrt_does_not_take_is_refused(
+    scale: float, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(request: PackageRequest, grid: Grid) -> Mapping[str, Rounded]:
+        return {
+            name: replace(one, scales_NB=np.full_like(one.scales_NB, scale))
+            for name, one in calibrated(request, grid).items()
+        }
+
+    monkeypatch.setattr(_tensorrt, "rounded_weights", spoilt)
+    with pytest.raises(PackageError, match=r"has a scale of .* in float16; TensorRT takes positive ones"):
+        pack(checkpoint, tmp_path / "package", "int4")
 
 
 @pytest.mark.parametrize(("neurons", "nearest"), [(100, 128), (40, 64), (88, 64)])

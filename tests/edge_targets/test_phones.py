@@ -153,8 +153,20 @@ def test_rounding_to_nearest_is_never_further_than_half_a_step_but_at_the_end_of
             "blocks of 32, the codes are of",
         ),
         (lambda given: {**given, "model.layers.0.mlp.up_proj": other(given, code=9)}, "4 bits, -8 to 7; codes are"),
+        (
+            lambda given: {**given, "model.layers.0.mlp.up_proj": other(given, scale=-1)},
+            "a scale of -1 in torch.bfloat16",
+        ),
+        (lambda given: {**given, "model.layers.0.mlp.up_proj": other(given, scale=1e-42)}, "a scale of 0 in torch.bfl"),
     ],
-    ids=["a name nobody has", "another shape", "another block", "a code beyond four bits"],
+    ids=[
+        "a name nobody has",
+        "another shape",
+        "another block",
+        "a code beyond four bits",
+        "a scale below zero",
+        "a scale that bfloat16 does not hold",
+    ],
 )
 def test_codes_that_do_not_fit_are_refused(change: Any, message: str) -> None:
     from edge_targets import _executorch_xnnpack as xnnpack
@@ -164,10 +176,10 @@ def test_codes_that_do_not_fit_are_refused(change: Any, message: str) -> None:
         xnnpack.quantize(decoder, "8da4w", 32, change(chosen_codes(make_model(layers=1))))
 
 
-def other(given: dict[str, Any], *, rows: int = 128, block: int = 32, code: int = 0) -> Any:
+def other(given: dict[str, Any], *, rows: int = 128, block: int = 32, code: int = 0, scale: float = 1) -> Any:
     from edge_targets._executorch_weights import Codes
 
-    return Codes(torch.full((rows, 64), code, dtype=torch.int8), torch.ones(rows, 64 // block))
+    return Codes(torch.full((rows, 64), code, dtype=torch.int8), torch.full((rows, 64 // block), float(scale)))
 
 
 def test_codes_check_themselves() -> None:

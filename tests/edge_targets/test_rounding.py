@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +111,16 @@ def test_a_block_of_zeros_stays_zero_and_finite() -> None:
     codes_NK, scales_NB = gptq(torch.zeros(3, 32), torch.eye(32), Grid(4, 16))
     assert torch.equal(codes_NK, torch.zeros(3, 32))
     assert scales_NB.isfinite().all()
+
+
+@pytest.mark.parametrize("scales", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_block_of_next_to_nothing_has_a_step_that_is_a_normal_number(scales: Any, positive: bool) -> None:
+    smallest = torch.finfo(getattr(torch, scales)).tiny
+    for size in (0.0, 1e-9, -1e-9, 1e-40):
+        _, scales_NB = gptq(torch.full((3, 32), size), torch.eye(32), Grid(4, 16, positive, scales))
+        assert (scales_NB.to(getattr(torch, scales)).abs() >= smallest).all()
+        assert not positive or (scales_NB > 0).all()
 
 
 def test_a_last_block_may_be_shorter() -> None:
