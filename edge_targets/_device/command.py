@@ -91,13 +91,20 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _missing(error: ModuleNotFoundError, package: Path) -> str:
+    """Which module, and what brings it: of the runtime the package's own version."""
+    module, runtime = str(error.name).split(".")[0], facts.read(package)["runtime"]
+    wanted = f"{module}=={runtime.get('version')}" if module == runtime.get("name") else module
+    return f"the module {module} is missing: pip install {wanted}"
+
+
 def _call(verb: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may be in any language, whatever the system's
         sys.stdout.reconfigure(encoding="utf-8")
     try:
         verb(given)
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: the runtime is missing ({error.name}); package.json names it and its version\n")
+        sys.stderr.write(f"error: {_missing(error, given.package)}\n")
         return 2
     except (facts.PackageError, ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -36,10 +36,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target.package(PackageRequest(checkpoint, Shape(4, 100), "int8", 64), out).folder
 
 
-def script(package: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def script(package: Path, name: str, *arguments: str, without: str = "") -> subprocess.CompletedProcess[str]:
     """Run a package's own script where nothing else of ours can be imported, nor what Windows does not have."""
-    missing = "edge_targets=None, components=None, flows=None, registry=None, resource=None"
-    blocked = f"import sys, runpy; sys.modules.update({missing})"
+    missing = ["edge_targets", "components", "flows", "registry", "resource", without]
+    blocked = f"import sys, runpy; sys.modules.update(dict.fromkeys({missing}))"
     paths = f"sys.path.insert(0, {str(package)!r}); runpy.run_path({str(package / name)!r}, run_name='__main__')"
     command = [sys.executable, "-P", "-c", f"{blocked}; {paths}", *arguments]
     return subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=False)
@@ -122,6 +122,17 @@ def test_a_broken_package_is_one_line_and_exit_2(package: Path, tmp_path: Path) 
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", [("run.py", "--prompt", "hello"), ("bench.py", "--runs", "3")], ids=["run", "bench"])
+@pytest.mark.parametrize("module", ["onnxruntime", "numpy", "tokenizers"])
+def test_a_module_that_is_missing_is_one_line_with_what_brings_it(
+    module: str, asked: tuple[str, ...], package: Path
+) -> None:
+    done = script(package, *asked, without=module)
+    version = json.loads((package / "package.json").read_text())["runtime"]["version"]
+    wanted = f"onnxruntime=={version}" if module == "onnxruntime" else module
+    assert (done.returncode, done.stderr) == (2, f"error: the module {module} is missing: pip install {wanted}\n")
 
 
 def test_an_answer_is_written_in_any_language_whatever_the_output_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,17 @@ def test_a_program_that_is_no_program_or_cut_short_is_refused(kept: float, packa
         load(copy, 1)
 
 
+@pytest.mark.parametrize("module", ["torch", "executorch"])
+def test_a_module_that_is_missing_is_one_line_with_what_brings_it(module: str, package: Path) -> None:
+    code = f"import sys, runpy; sys.modules.update({module}=None); sys.path.insert(0, sys.argv[1])"
+    code += "; script = sys.argv.pop(1) + '/run.py'; runpy.run_path(script, run_name='__main__')"
+    asked = [sys.executable, "-P", "-c", code, str(package), "--prompt", "w5"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    version = device_facts.read(package)["runtime"]["version"]
+    wanted = {"torch": "torch", "executorch": f"executorch=={version}"}[module]
+    assert (done.returncode, done.stderr) == (2, f"error: the module {module} is missing: pip install {wanted}\n")
+
+
 def test_the_text_runners_names_are_answered(package: Path) -> None:
     from executorch.runtime import Runtime
 
