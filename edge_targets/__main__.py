@@ -168,8 +168,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given.run(given)
     except ModuleNotFoundError as error:
-        target = edge_targets.load(given.target)
-        say(f"error: {target.name} needs the module {error.name}: pip install -c constraints.txt '.[{target.extra}]'")
+        who, extra = (
+            (given.target, edge_targets.load(given.target).extra) if "target" in given else (given.verb, "build")
+        )
+        say(f"error: {who} needs the module {error.name}: pip install -c constraints.txt '.[{extra}]'")
         return 2
     except (PackageError, ValueError, OSError) as error:
         say(f"error: {error}")

@@ -67,6 +67,8 @@ COREML = (
 Backend = Literal["xnnpack", "vulkan", "coreml"]
 OFFERED: dict[Backend, tuple[Quantization, ...]] = {"xnnpack": QUANTIZATIONS, "vulkan": VULKAN, "coreml": COREML}
 _VARIES = "coremltools writes new identifiers, the date and fields in any order into every build; weights are the same"
+_SHORTEST_CONTEXT = 4
+"""A program is traced with three tokens, and takes one less than its context at a call."""
 _LOOKED_AT = 4
 """Windows of text that are read in float before a model goes where float16 is all there is."""
 _log = logging.getLogger("amoeba.package")
@@ -127,6 +129,11 @@ def calibrated_codes(request: PackageRequest, backend: Backend) -> dict[str, Cod
 
 
 def _checked_config(request: PackageRequest, backend: Backend) -> dict[str, Any]:
+    if request.context_length < _SHORTEST_CONTEXT:
+        raise PackageError(
+            f"a context of {request.context_length} tokens was asked for; ExecuTorch's exporter takes {_SHORTEST_CONTEXT} "
+            "and more"
+        )
     config = _package.checked_model(request.checkpoint, request.context_length)
     if request.quantization not in {quantization.name for quantization in OFFERED[backend]}:
         offered = ", ".join(quantization.name for quantization in OFFERED[backend])

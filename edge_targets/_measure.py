@@ -47,6 +47,10 @@ class MeasureSettings:
     new_tokens: int
     agreement_windows: int
 
+    def __post_init__(self) -> None:
+        if self.agreement_windows < 1:
+            raise ValueError(f"agreement_windows is {self.agreement_windows}; closeness is told from at least 1 window")
+
 
 def measure(
     target: Target,

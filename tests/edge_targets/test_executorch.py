@@ -264,6 +264,15 @@ def test_what_cannot_be_expressed_is_refused_before_anything_is_built(
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_context_too_short_to_be_traced_is_refused_with_the_shortest(
+    length: int, checkpoint: Path, tmp_path: Path
+) -> None:
+    request = PackageRequest(checkpoint, Shape(2, 100), "8da8w", length)
+    with pytest.raises(PackageError, match=f"a context of {length} tokens was asked for; .* takes 4 and more"):
+        _executorch.package(request, tmp_path, target="android_arm64")
+
+
 def test_a_layer_left_in_float_is_named() -> None:
     from edge_targets import _executorch_weights
     from edge_targets._executorch_xnnpack import Decoder, quantize

@@ -17,8 +17,10 @@ import pytest
 from fixtures.tiny import make_model, write_base
 
 import edge_targets
+from components import lifeline
 from components.shape import Shape
 from edge_targets import _package
+from edge_targets.__main__ import main
 from edge_targets._device import facts
 from edge_targets._target import Budget, PackageError, PackageRequest
 from flows import doctor
@@ -149,6 +151,17 @@ def test_a_weight_that_is_not_finite_is_refused_by_name_before_any_target_s_work
             ):
                 target.package(request, out)
             assert not list(out.iterdir())
+
+
+def test_a_module_that_the_full_model_needs_and_that_is_missing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "components.reference", None)
+    monkeypatch.setattr(lifeline, "hold", lambda: None)
+    monkeypatch.setattr("components.data.load_evaluation", lambda folder: ((), ()))
+    asked = ["reference", "--checkpoint", "c", "--evaluation", "e", "--out", str(tmp_path / "out")]
+    assert main(asked) == 2
+    assert "error: reference needs the module components.reference: pip install" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -89,6 +89,11 @@ def test_a_misspelt_name_is_told_before_a_prefect_server_is_asked(workspace: Pat
     [
         ("package", {"context_lenght": 64}, "package.context_lenght is not known; did you mean context_length?"),
         ("measure", {"runs": "seven"}, "measure.runs is 'seven'; wanted a whole number"),
+        (
+            "measure",
+            {"agreement_windows": 0},
+            "measure: agreement_windows is 0; closeness is told from at least 1 window",
+        ),
         ("gate", {"pairs": "six"}, "gate.pairs is 'six'; wanted a list, each a whole number"),
         ("tolerances", {"perplexity_percent": "two"}, "tolerances.perplexity_percent is 'two'; wanted a number"),
         ("verify", {"int9": {}}, "verify.int9 is no quantization; there are"),
