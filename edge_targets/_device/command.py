@@ -19,7 +19,7 @@ from .text import Text
 
 
 class NoRoomError(ValueError):
-    """A conversation that fills the package's context, so that no answer fits."""
+    """A conversation that fills the package's context, so that an answer does not fit."""
 
 
 class Answers:
@@ -30,13 +30,16 @@ class Answers:
         self._text, self._runner = Text(folder), facts.load(folder, threads)
 
     def to(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Iterator[str]:
-        """Pieces of the answer, as long as the context allows; raises NoRoomError where it allows none."""
+        """Pieces of the answer; raises NoRoomError where the context has no room for `max_tokens` of it.
+
+        After one message, of which nothing can be forgotten, it is as long as the context allows.
+        """
         tokens = self._text.chat(messages)
-        room = self._context_length - len(tokens)
-        if room < 1:
+        room, wanted = self._context_length - len(tokens), 1 if len(messages) == 1 else max_tokens
+        if room < wanted:
             raise NoRoomError(
                 f"the conversation has {len(tokens)} tokens, and the package's context of {self._context_length} leaves no "
-                "room for an answer; say less, or begin a new one"
+                f"room for an answer of {wanted}; say less, or begin a new one"
             )
         return self._text.stream(self._runner.generate(tokens, min(max_tokens, room)))
 

@@ -155,6 +155,19 @@ def test_a_conversation_that_fills_the_context_is_told_so_and_not_of_a_negative_
             answers.to([{"role": "user", "content": "w5 " * words}], 4)
 
 
+def test_what_was_said_first_has_no_place_where_the_answer_would_be_cut_short_and_one_question_has(
+    package: Path,
+) -> None:
+    answers, question = command.Answers(package, 1), {"role": "user", "content": "w5 " * 30}
+    asked = len(answers._text.chat([question]))
+    longest = 64 - asked
+    assert list(answers.to([question], longest + 10))
+    earlier = [{"role": "user", "content": "w6 w7"}, {"role": "assistant", "content": "w8"}]
+    with pytest.raises(command.NoRoomError, match=f"leaves no room for an answer of {longest}; say less"):
+        answers.to([*earlier, question], longest)
+    assert list(answers.to([*earlier, question], 2))
+
+
 class Slow:
     """A model whose clock runs ten times slower while it warms up."""
 
