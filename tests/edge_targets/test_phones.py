@@ -139,7 +139,7 @@ def test_rounding_to_nearest_is_never_further_than_half_a_step_but_at_the_end_of
         steps = (weight_NK - codes.weight_NK()).abs() / codes.scales_NB.repeat_interleave(codes.block, 1)
         inside = codes.codes_NK < (1 << stored.bits - 1) - 1
         assert steps[inside].max() <= 0.5 + 1e-3
-        assert steps.max() < 0.6 if stored.bits == 4 else 1.1
+        assert steps.max() < 0.6
         assert torch.equal(codes.scales_NB, codes.scales_NB.to(stored.scale_dtype).float())
 
 
@@ -500,15 +500,10 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = write_base(tmp_path_factory.mktemp("speaking"), make_model(layers=1))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = [letter for letter in alphabet if letter.isascii()] + ["Ġ"]
-    vocabulary = {
-        "<start>": 0,
-        "<end>": 1,
-        **{letter: 2 + index for index, letter in enumerate(letters[: VOCABULARY - 2])},
-    }
-    assert {"Ġ", "a", "z"} <= vocabulary.keys() or len(letters) > VOCABULARY - 2
-    vocabulary["Ġ"] = VOCABULARY - 1
-    vocabulary = {word: index for word, index in vocabulary.items() if index != VOCABULARY - 1 or word == "Ġ"}
+    letters = [letter for letter in alphabet if letter.isascii()][: VOCABULARY - 3]
+    vocabulary = {word: index for index, word in enumerate(["<start>", "<end>", *letters, "Ġ"])}
+    assert {"Ġ", "a", "z"} <= vocabulary.keys()
+    assert len(vocabulary) == VOCABULARY
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
