@@ -136,7 +136,6 @@ class Target:
     """Why no machine but the device runs its packages, or None where this one does."""
     inspect: Callable[[Path], Mapping[str, Any]] | None = None
     """What can be verified of a package that cannot run here; raises PackageError where it is not as it should be."""
-    notes: Mapping[str, str] = field(default_factory=dict)
 
     def quantization(self, name: str) -> Quantization:
         for known in self.quantizations:

@@ -34,11 +34,6 @@ QUANTIZATIONS = (
     ),
 )
 """Measured on ONNX Runtime (perplexity 21.42 in float32)."""
-NOTES = {
-    "engine": "Built on the device by build_engine.sh, or at the first run, and kept under the device's fingerprint.",
-    "host": "What is measured here is ONNX Runtime on this machine, which is what answers where TensorRT is missing. No "
-    "engine was built and no Jetson was run.",
-}
 _SHOWN = 3
 """Refused operators that a message names."""
 

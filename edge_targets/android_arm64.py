@@ -1,4 +1,7 @@
-"""Android phones and tablets with 64-bit Arm processors, by ExecuTorch with XNNPACK."""
+"""Android phones and tablets with 64-bit Arm processors, by ExecuTorch with XNNPACK.
+
+XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +30,4 @@ TARGET = Target(
     family="xnnpack",
     suits=phone("android"),
     runtime_modules=("torch", "executorch"),
-    notes={"kernels": "XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too."},
 )

@@ -1,4 +1,7 @@
-"""Android phones whose graphics processor speaks Vulkan 1.1, by ExecuTorch's Vulkan backend."""
+"""Android phones whose graphics processor speaks Vulkan 1.1, by ExecuTorch's Vulkan backend.
+
+Embeddings are looked up on the CPU; everything else is one piece on the graphics processor.
+"""
 
 from __future__ import annotations
 
@@ -29,5 +32,4 @@ TARGET = Target(
     inspect=partial(
         _executorch_inspect.inspect, backend="VulkanBackend", beside=("quantized_decomposed::embedding_byte",)
     ),
-    notes={"kernels": "Embeddings are looked up on the CPU; everything else is one piece on the graphics processor."},
 )

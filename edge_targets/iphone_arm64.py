@@ -1,4 +1,7 @@
-"""iPhones, by ExecuTorch with XNNPACK: every iPhone that ExecuTorch runs on (iOS 17 and later)."""
+"""iPhones, by ExecuTorch with XNNPACK: every iPhone that ExecuTorch runs on (iOS 17 and later).
+
+XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +30,4 @@ TARGET = Target(
     family="xnnpack",
     suits=phone("ios"),
     runtime_modules=("torch", "executorch"),
-    notes={"kernels": "XNNPACK runs on any arm64 processor and on x86-64, so the artifact is run here too."},
 )

@@ -1,4 +1,7 @@
-"""iPhones with iOS 18 and later, by ExecuTorch's Core ML backend: Neural Engine, graphics processor or CPU."""
+"""iPhones with iOS 18 and later, by ExecuTorch's Core ML backend: Neural Engine, graphics processor or CPU.
+
+iOS 18 and later: 4-bit groups are not in Core ML before. Caches are written on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -32,5 +35,4 @@ TARGET = Target(
         backend="CoreMLBackend",
         beside=("llama::update_cache_with_indices", "aten::full_like", "aten::cumsum", "aten::add", "aten::sub"),
     ),
-    notes={"kernels": "iOS 18 and later: 4-bit groups are not in Core ML before. Caches are written on the CPU."},
 )

@@ -29,5 +29,4 @@ TARGET = Target(
     suits=jetson("Orin Nano", (36, 4)),
     measured_on="TensorRT",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
-    notes=_tensorrt.NOTES,
 )

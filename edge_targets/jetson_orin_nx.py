@@ -28,5 +28,4 @@ TARGET = Target(
     suits=jetson("Orin NX", (36, 4)),
     measured_on="TensorRT",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
-    notes=_tensorrt.NOTES,
 )

@@ -27,5 +27,4 @@ TARGET = Target(
     suits=jetson("Thor", (38, 2)),
     measured_on="TensorRT",
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
-    notes=_tensorrt.NOTES,
 )

@@ -1,4 +1,7 @@
-"""x86 processors with AVX-512 and its integer dot product (VNNI): laptops since Ice Lake, Zen 4, small edge servers."""
+"""x86 processors with AVX-512 and its integer dot product (VNNI): laptops since Ice Lake, Zen 4, small edge servers.
+
+MatMulNBits multiplies int8 by int8 with VNNI; a processor without it falls back to AVX2.
+"""
 
 from __future__ import annotations
 
@@ -25,5 +28,4 @@ TARGET = Target(
     family="x86",
     suits=processor("x86_64", "avx512f", "avx512_vnni"),
     runtime_modules=("numpy", "onnxruntime", "tokenizers"),
-    notes={"kernels": "MatMulNBits multiplies int8 by int8 with VNNI; a processor without it falls back to AVX2."},
 )

@@ -59,7 +59,6 @@ STAND_IN = Path(__file__).parents[1] / "fixtures" / "fake_tensorrt"
 SCRIPT = Path(_device.__file__).parent / "build_engine.sh"
 MAKE_APART = tensorrt_engine._make_apart
 BLOCK = 64
-WHOLE = Shape(4, 100)
 TEXT_WT = np.random.default_rng(1).integers(2, VOCABULARY, (4, 32)).astype(np.int32)
 
 
