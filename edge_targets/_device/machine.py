@@ -98,10 +98,17 @@ def _text(path: str) -> str:
 
 
 def _memory_mb() -> float:
-    """All memory there is, or what this process's container may use where that is less."""
+    """All memory there is, or the least that this process's control group or one above it may use where that is less."""
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
     except (ValueError, OSError, AttributeError):
         return 0
-    limit = _text("/sys/fs/cgroup/memory.max").strip()
-    return min(physical, int(limit) / 1e6) if limit.isdigit() else physical
+    said = (_text(f"/sys/fs/cgroup{group}/memory.max").strip() for group in _groups())
+    return min([physical, *(int(limit) / 1e6 for limit in said if limit.isdigit())])
+
+
+def _groups() -> list[str]:
+    """This process's control group, and every one above it up to the one of all, which has no name."""
+    own = re.search(r"^0::(/.*)$", _text("/proc/self/cgroup"), re.MULTILINE)
+    names = own[1].strip("/").split("/") if own else []
+    return ["".join(f"/{name}" for name in names[:depth]) for depth in range(len(names), -1, -1)]

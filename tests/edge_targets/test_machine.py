@@ -108,6 +108,28 @@ def test_a_machine_is_the_same_after_its_way_through_json(machine: str) -> None:
     assert Machine.from_json(json.loads(json.dumps(MACHINES[machine].to_json()))) == MACHINES[machine]
 
 
+@pytest.mark.parametrize(
+    ("group", "limits", "megabytes"),
+    [
+        ("", {}, 1000),
+        ("", {"": "500000000\n"}, 500),
+        ("0::/\n", {"": "500000000\n"}, 500),
+        ("0::/service/one\n", {"/service/one": "max\n"}, 1000),
+        ("0::/service/one\n", {"/service/one": "300000000\n", "/service": "max\n"}, 300),
+        ("0::/service/one\n", {"/service/one": "300000000\n", "/service": "200000000\n"}, 200),
+        ("0::/service/one\n", {"/service/two": "300000000\n"}, 1000),
+        ("4:memory:/old\n0::/service\n", {"/service": "5000000000\n"}, 1000),
+    ],
+)
+def test_memory_is_the_least_that_the_process_s_own_control_group_or_one_above_it_may_use(
+    group: str, limits: dict[str, str], megabytes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"/proc/self/cgroup": group, **{f"/sys/fs/cgroup{name}/memory.max": one for name, one in limits.items()}}
+    monkeypatch.setattr(its_machine, "_text", lambda path: said.get(path, ""))
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 1_000_000}.__getitem__, raising=False)
+    assert here().memory_mb == megabytes
+
+
 V2, V1_QUOTA, V1_PERIOD = (
     f"/sys/fs/cgroup/{one}" for one in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
 )
