@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +92,9 @@ def _pieces() -> Iterator[Piece]:
     now = time.time()
     for name in KEPT:
         for path in (cache / name).glob("[!.]*"):
-            if path.is_dir():
-                yield Piece(path, _size(path), (now - kept.used_at(path)) / 3600)
+            with suppress(FileNotFoundError):  # another process made room meanwhile
+                if path.is_dir():
+                    yield Piece(path, _size(path), (now - kept.used_at(path)) / 3600)
 
 
 def _size(folder: Path) -> int:

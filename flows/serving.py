@@ -40,15 +40,20 @@ def start(arrival: Arrival, tries: Callable[[Arrival, int, int], FlowRun] | None
         state = (tries or _run)(arrival, number, AFTER_S[failed]).state
         if state is None or not state.is_final():
             return False
+        if state.name == REFUSED:
+            say(f"{arrival.source} was refused: {state.message}; once that is mended, `{_again(arrival)}` tries again")
         if state.is_completed() or state.is_cancelled() or state.name == REFUSED:
             return True
         failed += state.name != INTERRUPTED
         if failed == len(AFTER_S):
             break
-    targets = "".join(f" --target {target}" for target in arrival.watched.targets)
-    again = f"amoeba onboard {arrival.source} --profile {arrival.watched.profile}{targets}"
-    say(f"{arrival.source}: {number + 1} tries failed; Prefect says why, `{again}` tries again")
+    say(f"{arrival.source}: {number + 1} tries failed; Prefect says why, `{_again(arrival)}` tries again")
     return True
+
+
+def _again(arrival: Arrival) -> str:
+    targets = "".join(f" --target {target}" for target in arrival.watched.targets)
+    return f"amoeba onboard {arrival.source} --profile {arrival.watched.profile}{targets}"
 
 
 def _run(arrival: Arrival, number: int, after_s: int) -> FlowRun:

@@ -98,10 +98,12 @@ def _of(values: Mapping[str, Any]) -> tuple[Watched, ...]:
 
 def _read(one: Any) -> Watched:
     try:
-        targets = one.get("targets", ())
-        if isinstance(targets, str):
-            raise TypeError(f"{targets!r} is no list")
-        return Watched(one["source"], one["profile"], tuple(targets))
+        watched = Watched(one["source"], one["profile"], tuple(one.get("targets") or ()))
+        if isinstance(one.get("targets"), str) or not all(
+            isinstance(word, str) for word in (watched.source, watched.profile, *watched.targets)
+        ):
+            raise TypeError("words and a list of words are wanted")
+        return watched
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownNameError(
             f"bases.yaml: {one!r} cannot be watched: each of `watched` has a source, a profile and, if not all are meant, a list "

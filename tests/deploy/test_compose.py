@@ -222,6 +222,24 @@ def test_a_volume_becomes_a_workspace_and_keeps_what_is_its_own_when_the_image_c
     assert _said("git", "-C", workspace, "rev-parse", "HEAD") == first
 
 
+def test_a_start_that_was_killed_at_any_step_is_ended_by_the_next(tmp_path: Path) -> None:
+    project, workspace = make_workspace(tmp_path / "project"), tmp_path / "workspace"
+    shutil.rmtree(project / ".git")
+    start = DEPLOY / "image" / "workspace"
+    asked: dict[str, Any] = {"AMOEBA_WORKSPACE": workspace, "AMOEBA_PROJECT": project}
+    (workspace / ".git").mkdir(parents=True)  # by `git init`, which was killed then
+    (workspace / "corpus.new").mkdir()
+    (workspace / "params.yaml.new").write_text("profiles:")
+    _said(start, "true", **asked)
+    for name in ("params.yaml", *(str(path.relative_to(project)) for path in (project / "corpus").rglob("*.*"))):
+        assert (workspace / name).read_bytes() == (project / name).read_bytes()
+    (workspace / ".git" / "index.lock").touch()
+    (workspace / "params.yaml").write_text("profiles: {}\n")
+    _said(start, "true", **asked)
+    assert _said("git", "-C", workspace, "status", "--porcelain") == ""
+    assert (workspace / ".git" / "info" / "exclude").read_text().count("/.tmp/") == 1
+
+
 def _said(*command: Any, fails: bool = False, **environment: Any) -> str:
     """Both outputs of a command; that it fails, or does not, is part of what is asked."""
     added = {name: str(value) for name, value in environment.items()}

@@ -379,6 +379,17 @@ def test_a_registered_base_that_was_just_asked_for_is_in_use(ours: str) -> None:
     assert room.to_remove(room.pieces(), unused_hours=24, budget_bytes=0) == ()
 
 
+def test_a_piece_that_another_process_removes_meanwhile_is_no_piece(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = room.pieces()
+
+    def gone(path: Path) -> float:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(room.kept, "used_at", gone)
+    assert found
+    assert room.pieces() == ()
+
+
 def test_a_stage_which_knows_no_registry_finds_what_was_brought_and_says_who_brings_it(
     ours: str, workspace: Path
 ) -> None:

@@ -375,6 +375,19 @@ def test_a_run_that_another_try_would_not_help_is_not_tried_again(state: State[A
     assert list(prefect.runs) == [0]
 
 
+def test_a_run_that_was_refused_says_what_tries_again_once_the_cause_is_mended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prefect = _Prefect()
+    assert not _start(prefect)
+    prefect.end(0, Failed(name=serving.REFUSED, message="no profile is called tiny"))
+    assert _start(prefect)
+    assert (
+        "was refused: no profile is called tiny; once that is mended, `amoeba onboard org/name"
+        in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("state", [Failed(), Crashed()])
 def test_a_run_that_failed_or_was_lost_is_tried_again_and_not_for_ever(
     state: State[Any], capsys: pytest.CaptureFixture[str]
@@ -464,9 +477,10 @@ def test_a_look_by_cron_starts_a_dropped_model_that_stays_as_it_is_and_says_that
     assert looked == [[], [str(model)]]
 
 
-def test_targets_that_are_no_list_are_not_taken_letter_by_letter(workspace: Path) -> None:
-    (workspace / "bases.yaml").write_text(
-        "bases: {}\nwatched: [{source: org/name, profile: quick, targets: x86_avx2}]\n"
-    )
+@pytest.mark.parametrize(
+    "typed", ["profile: quick, targets: x86_avx2", "profile: quick, targets: [1]", "profile: 2026"]
+)
+def test_what_is_no_word_or_no_list_of_words_cannot_be_watched(workspace: Path, typed: str) -> None:
+    (workspace / "bases.yaml").write_text(f"bases: {{}}\nwatched: [{{source: org/name, {typed}}}]\n")
     with pytest.raises(UnknownNameError, match="if not all are meant, a list of targets"):
         watched.watched()
