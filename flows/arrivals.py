@@ -109,18 +109,23 @@ class Watch:
     def __init__(self, look: Callable[[Watched], tuple[Arrival, ...]] = arrivals) -> None:
         self._look = look
         self._seen: dict[str, str] = {}
+        self._had: dict[Watched, tuple[Arrival, ...]] = {}
 
     def whole(self, watched: tuple[Watched, ...], failed: Callable[[str], None]) -> tuple[Arrival, ...]:
-        """What all sources have; `failed` is told of a source that did not answer, and the others go on."""
-        found = []
+        """What all sources have; one that did not answer has what it had, `failed` is told, and the others go on."""
+        found: list[Arrival] = []
         for one in watched:
             try:
                 looked = self._look(one)
             except SourceError as error:
                 failed(str(error))
+                found += self._had.get(one, ())
                 continue
-            for arrival in looked:
-                if one.kind != "folder" or self._seen.get(arrival.source) == arrival.revision:
-                    found.append(arrival)
-                self._seen[arrival.source] = arrival.revision
+            self._had[one] = tuple(
+                arrival
+                for arrival in looked
+                if one.kind != "folder" or self._seen.get(arrival.source) == arrival.revision
+            )
+            self._seen |= {arrival.source: arrival.revision for arrival in looked}
+            found += self._had[one]
         return tuple(found)

@@ -27,7 +27,7 @@ AFTER_S = (0, 60, 900)
 _MOST_RUNS = 20
 """Of a revision, interrupted ones too: one of them may be what ends the service."""
 _ASK_AGAIN_S = 60.0
-"""Between two questions after what was begun, however rarely the sources are looked at."""
+"""Between two questions after what was begun, and to a source that did not answer, however rarely sources are looked at."""
 
 
 def start(arrival: Arrival, tries: Callable[[Arrival, int, int], FlowRun] | None = None) -> bool:
@@ -92,11 +92,15 @@ class Watcher:
         self._stopped.set()
         self._woken.set()
 
-    def look(self) -> None:
-        """At every source, once, and begin what is there."""
-        self._open = self._watch.whole(watched(), say)
+    def look(self) -> bool:
+        """At every source, once, and begin what is there; whether all answered."""
+        unanswered: list[str] = []
+        self._open = self._watch.whole(watched(), unanswered.append)
+        for why in unanswered:
+            say(why)
         self.go_on()
         metrics.sources_looked_at()
+        return not unanswered
 
     def go_on(self) -> None:
         """Begin or ask after what the last look found; no source is asked. What cannot be started now stays open."""
@@ -114,17 +118,17 @@ class Watcher:
         """Until it is stopped, whatever goes wrong in between; a failed try is noticed between two looks, too."""
         next_look = time.monotonic()
         while not self._stopped.is_set():
-            looking = self._woken.is_set() or time.monotonic() >= next_look
+            looking, answered = self._woken.is_set() or time.monotonic() >= next_look, False
             try:
                 if looking:
                     self._woken.clear()
-                    self.look()
+                    answered = self.look()
                 else:
                     self.go_on()
             except Exception as error:  # such as a bases.yaml that somebody is editing
                 say(f"the sources cannot be looked at now: {error}")
-            if looking:
-                next_look = time.monotonic() + self._every_s
+            if looking:  # again soon where a source did not answer: what a webhook told of is told once
+                next_look = time.monotonic() + (self._every_s if answered else min(self._every_s, _ASK_AGAIN_S))
             most_s = _ASK_AGAIN_S if self._open else threading.TIMEOUT_MAX
             self._woken.wait(min(next_look - time.monotonic(), most_s))
 

@@ -346,6 +346,48 @@ def test_what_is_not_at_its_end_is_asked_after_though_the_sources_are_looked_at_
     assert looks == [HUB]
 
 
+def test_what_is_open_of_a_source_that_does_not_answer_is_asked_after_all_the_same(sources: _Sources) -> None:
+    begun, away = _Begun(), iter((False, True, True))
+    begun.settles = False
+
+    def look(one: Watched) -> tuple[Arrival, ...]:
+        if next(away):
+            raise SourceError("the hub does not answer")
+        return sources.look(one)
+
+    watcher = Watcher(None, begun, Watch(look))
+    assert watcher.look()
+    assert not watcher.look()
+    begun.settles = True
+    assert not watcher.look()
+    assert begun.sources == ["org/name@1"] * 3
+
+
+@pytest.mark.parametrize("trouble", [SourceError("the hub does not answer"), ValueError("bases.yaml is being edited")])
+def test_a_source_that_did_not_answer_is_asked_again_soon_however_rarely_sources_are_looked_at(
+    sources: _Sources, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """A webhook tells once."""
+    monkeypatch.setattr(serving, "_ASK_AGAIN_S", 0.01)
+    answers, begun = iter((trouble, None)), threading.Event()
+
+    def look(one: Watched) -> tuple[Arrival, ...]:
+        if (error := next(answers)) is not None:
+            raise error
+        return sources.look(one)
+
+    def begin(arrival: Arrival) -> bool:
+        begun.set()
+        return True
+
+    watcher = Watcher(None, begin, Watch(look))
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    assert begun.wait(60)
+    watcher.stop()
+    thread.join(60)
+
+
 class _Prefect:
     """One run a try, however often it is asked for, as Prefect's idempotency keys have it."""
 
