@@ -69,9 +69,12 @@ def end_those_of_killed_processes() -> None:
 
 
 def end_silent_runs(silent: timedelta = SILENT, to_begin: timedelta = TO_BEGIN) -> None:
-    """Have a server that many use end, from now on, each of our runs that was not heard of for so long."""
+    """Have a server that many use end, from now on, each of our runs that was not heard of for so long.
+
+    One that does so already stays: with it the server would forget which runs it has heard of.
+    """
     with get_client(sync_client=True) as client:
-        for automation in (
+        for wanted in (
             _silence(LOST, {_BEAT}, {_BEAT, *_told(*_WAITS, *_ENDED)}, silent),
             _silence(
                 NEVER_BEGAN,
@@ -80,9 +83,13 @@ def end_silent_runs(silent: timedelta = SILENT, to_begin: timedelta = TO_BEGIN) 
                 to_begin,
             ),
         ):
-            for known in client.read_automations_by_name(automation.name):
-                client.delete_automation(known.id)
-            client.create_automation(automation)
+            known = client.read_automations_by_name(wanted.name)
+            kept = next((one.id for one in known if one.model_dump(exclude={"id"}) == wanted.model_dump()), None)
+            if kept is None:
+                kept = client.create_automation(wanted)
+            for one in known:
+                if one.id != kept:
+                    client.delete_automation(one.id)
 
 
 def _silence(name: str, after: set[str], expect: set[str], within: timedelta) -> AutomationCore:

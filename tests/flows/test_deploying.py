@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.lost_runs import end_lost_runs, end_silent_runs
+from flows.lost_runs import LOST, end_lost_runs, end_silent_runs
 from flows.serving import REFUSED
 
 Deployed = dict[str, dict[str, Any]]
@@ -207,6 +207,22 @@ def test_a_server_is_asked_once_to_end_what_is_silent_and_once_to_begin_what_arr
     assert len([one for one in found if one["name"].startswith("amoeba: runs that")]) == 2
     assert len([one for one in found if "amoeba.base.arrived" in str(one["trigger"])]) == 1
     assert deployment(api, "arrive/main")["tags"] == ["amoeba"]
+
+
+def test_a_server_that_is_asked_again_goes_on_with_what_it_has_heard(deployed: Deployed, api: str) -> None:
+    def ends() -> dict[str, str]:
+        found = HTTP.post(f"{api}/automations/filter", json={}, timeout=60).json()
+        return {one["name"]: one["id"] for one in found if one["name"].startswith("amoeba: runs that")}
+
+    before = ends()
+    with temporary_settings({PREFECT_API_URL: api}):
+        end_silent_runs()
+        assert ends() == before
+        end_silent_runs(silent=timedelta(minutes=9))
+        changed = ends()
+        end_silent_runs()
+    assert {name for name, automation in changed.items() if automation != before[name]} == {LOST}
+    assert set(ends()) == set(before)
 
 
 def test_a_service_that_begins_on_a_server_of_many_ends_nobody_s_runs(
