@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,11 +26,15 @@ from typing import Any
 
 import stores
 
+_HALF = "amoeba-dump-"
 STAMP = "%Y%m%dT%H%M%SZ"
 
 
 def back_up(keep: int) -> dict[str, Any]:
-    """One backup; returns its record. Raises what pg_dump and the stores raise, and then there is no new backup."""
+    """One backup; returns its record. Raises what pg_dump and the stores raise, and then there is no new backup.
+
+    A few objects that the store no longer gives are named in the record, and cost neither the others nor the databases.
+    """
     target, bucket = stores.elsewhere()
     for left, files in _begun(target, bucket).items():
         if "backup.json" not in files:
@@ -37,21 +42,20 @@ def back_up(keep: int) -> dict[str, Any]:
     stamp = datetime.now(UTC).strftime(STAMP)
     dumps = {}
     for database in stores.DATABASES:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix=_HALF) as folder:
             file = Path(folder) / f"{database}.dump"
             subprocess.run(["pg_dump", "--format=custom", f"--file={file}", database], check=True)
             with file.open("rb") as dump:
                 digest = hashlib.file_digest(dump, "sha256").hexdigest()
             target.upload_file(str(file), bucket, f"dumps/{stamp}/{file.name}")
             dumps[database] = {"bytes": file.stat().st_size, "sha256": digest}
-    source = stores.own()
-    copied = {
-        name: stores.synchronise(source, (name, ""), target, (bucket, f"objects/{name}/"), changed=True)
-        for name in stores.BUCKETS
-    }
+    source, copied, failed = stores.own(), {}, []
+    for name in stores.BUCKETS:
+        copied[name], lost = stores.synchronise(source, (name, ""), target, (bucket, f"objects/{name}/"), changed=True)
+        failed += lost
     if len(_begun(target, bucket).get(stamp, ())) < len(dumps):
         raise RuntimeError(f"the dumps of {stamp} are gone: another backup began meanwhile, and removed them")
-    record = {"stamp": stamp, "dumps": dumps, "objects_copied": copied}
+    record = {"stamp": stamp, "dumps": dumps, "objects_copied": copied, "objects_failed": failed}
     target.put_object(Bucket=bucket, Key=f"dumps/{stamp}/backup.json", Body=json.dumps(record).encode())
     for old in whole(target, bucket)[:-keep]:
         _remove(target, bucket, old)
@@ -61,6 +65,13 @@ def back_up(keep: int) -> dict[str, Any]:
 def whole(target: Any, bucket: str) -> list[str]:
     """Stamps of the backups that ended, oldest first."""
     return sorted(stamp for stamp, files in _begun(target, bucket).items() if "backup.json" in files)
+
+
+def record_of(target: Any, bucket: str, stamp: str) -> dict[str, Any]:
+    """What a backup that ended holds, as `back_up` returned it."""
+    body = target.get_object(Bucket=bucket, Key=f"dumps/{stamp}/backup.json")["Body"]
+    record: dict[str, Any] = json.loads(body.read(1_000_000))
+    return record
 
 
 def _begun(target: Any, bucket: str) -> dict[str, list[str]]:
@@ -79,9 +90,10 @@ def _remove(target: Any, bucket: str, stamp: str) -> None:
 
 
 def is_newer_than(hours: float) -> bool:
-    """Whether the newest backup that ended began less than so many hours ago."""
-    found = whole(*stores.elsewhere())
-    if not found:
+    """Whether the newest backup that ended began less than so many hours ago and lacks no object."""
+    target, bucket = stores.elsewhere()
+    found = whole(target, bucket)
+    if not found or record_of(target, bucket, found[-1]).get("objects_failed"):
         return False
     began = datetime.strptime(found[-1], STAMP).replace(tzinfo=UTC)
     return (datetime.now(UTC) - began).total_seconds() < hours * 3600
@@ -97,9 +109,13 @@ def main() -> None:
         parser.error(f"--keep is {given.keep}; at least 1 backup is kept")
     if given.is_newer_than_hours is not None:
         sys.exit(0 if is_newer_than(given.is_newer_than_hours) else 1)
+    if given.every_hours is not None:  # a service, which is alone in its container: what a killed one left
+        for half in Path(tempfile.gettempdir()).glob(f"{_HALF}*"):
+            shutil.rmtree(half, ignore_errors=True)
     while True:
         try:
-            print(json.dumps(back_up(given.keep)), flush=True)  # noqa: T201
+            record = back_up(given.keep)
+            print(json.dumps(record), flush=True)  # noqa: T201
         except Exception as error:
             if given.every_hours is None:
                 raise
@@ -107,7 +123,7 @@ def main() -> None:
             time.sleep(600)
             continue
         if given.every_hours is None:
-            return
+            sys.exit(1 if record["objects_failed"] else 0)
         time.sleep(given.every_hours * 3600)
 
 

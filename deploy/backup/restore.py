@@ -4,9 +4,9 @@
     python restore.py 20261122T021700Z
     python restore.py latest
 
-MLflow, Prefect and the workers must be stopped; PostgreSQL and the store run, with the roles that a first start makes. All
-dumps are fetched and checked before any database is touched. Each is read into a new database, since what was added to an old
-one since would stand in its way or stay; once all are whole they take the places of the old ones, in one transaction.
+MLflow, Prefect and the workers must be stopped; PostgreSQL and the store run, with the roles that a first start makes. Each dump
+is checked and read into a new database, since what was added to an old one since would stand in its way or stay; once all are
+whole they take the places of the old ones, in one transaction.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def restore(stamp: str) -> dict[str, int]:
         stamp = there[-1]
     if stamp not in there:
         sys.exit(f"there is no whole backup {stamp}; there are {', '.join(there) or 'none'}")
-    record = json.loads(target.get_object(Bucket=bucket, Key=f"dumps/{stamp}/backup.json")["Body"].read(1_000_000))
-    with tempfile.TemporaryDirectory() as folder:
-        files = {database: Path(folder) / f"{database}.dump" for database in stores.DATABASES}
-        for database, file in files.items():
+    record = backup.record_of(target, bucket, stamp)
+    for database in stores.DATABASES:
+        with tempfile.TemporaryDirectory() as folder:  # one at a time, as they were made: the disk need not hold all
+            file = Path(folder) / f"{database}.dump"
             target.download_file(bucket, f"dumps/{stamp}/{file.name}", str(file))
             with file.open("rb") as dump:
                 found = hashlib.file_digest(dump, "sha256").hexdigest()
@@ -42,16 +42,16 @@ def restore(stamp: str) -> dict[str, int]:
                 sys.exit(
                     f"{file.name} of {stamp} is damaged: its SHA-256 is another than was written down; take an older one"
                 )
-        own = stores.own()
-        # A copy is newer than its original, which stays.
-        copied = {
-            name: stores.synchronise(target, (bucket, f"objects/{name}/"), own, (name, ""), changed=False)
-            for name in stores.BUCKETS
-        }
-        for database, file in files.items():
             _make_empty(database)
             command = ["pg_restore", "--single-transaction", f"--dbname={database}_restored", str(file)]
             subprocess.run(command, check=True)
+    own = stores.own()
+    # A copy is newer than its original, which stays.
+    copied = {}
+    for name in stores.BUCKETS:
+        copied[name], failed = stores.synchronise(target, (bucket, f"objects/{name}/"), own, (name, ""), changed=False)
+        if failed:
+            sys.exit(f"{len(failed)} objects did not come back, and no database was touched; the first is {failed[0]}")
     _replace_all()
     return copied
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+_MOST_FAILED = 20
+"""Objects that cannot be copied, after which it is the store that fails and not they."""
 BUCKETS = ("artifacts", "dvc")
 """What the deployment keeps: MLflow's artifacts, and DVC's cache."""
 DATABASES = {"mlflow": "mlflow", "mlflow_auth": "mlflow", "prefect": "prefect"}
@@ -56,17 +58,24 @@ def copy(source: Any, of: tuple[str, str], target: Any, to: tuple[str, str]) -> 
     target.upload_fileobj(body, to[0], to[1])
 
 
-def synchronise(source: Any, of: tuple[str, str], target: Any, to: tuple[str, str], *, changed: bool) -> int:
-    """Copy what `to` (bucket, prefix) lacks of `of`; returns how many.
+def synchronise(
+    source: Any, of: tuple[str, str], target: Any, to: tuple[str, str], *, changed: bool
+) -> tuple[int, list[str]]:
+    """Copy what `to` (bucket, prefix) lacks of `of`; returns how many were, and which could not be and why.
 
     Where `changed`, also what it has in another size or from before a change. Nothing is removed there: what was deleted by
     mistake is what backups are for.
     """
     there = {entry.key: entry for entry in listed(target, *to)}
-    copied = 0
+    copied, failed = 0, []
     for entry in listed(source, *of):
         known = there.get(entry.key)
         if known is None or (changed and (known.size != entry.size or known.changed_s < entry.changed_s)):
-            copy(source, (of[0], of[1] + entry.key), target, (to[0], to[1] + entry.key))
-            copied += 1
-    return copied
+            try:
+                copy(source, (of[0], of[1] + entry.key), target, (to[0], to[1] + entry.key))
+                copied += 1
+            except Exception as error:  # botocore's kinds are made as they are needed
+                failed.append(f"{of[0]}/{of[1]}{entry.key}: {error}")
+                if len(failed) > _MOST_FAILED:
+                    raise
+    return copied, failed

@@ -123,15 +123,53 @@ def test_a_backup_whose_dumps_another_one_removed_does_not_count(
     _make_buckets(backup)
     synchronise, other = backup.stores.synchronise, []
 
-    def meanwhile(*places: Any, **how: Any) -> int:
+    def meanwhile(*places: Any, **how: Any) -> Any:
         monkeypatch.setattr(backup.stores, "synchronise", synchronise)
         other.append(backup.back_up(keep=14)["stamp"])
-        return int(synchronise(*places, **how))
+        return synchronise(*places, **how)
 
     monkeypatch.setattr(backup.stores, "synchronise", meanwhile)
     with pytest.raises(RuntimeError, match="another backup began meanwhile"):
         backup.back_up(keep=14)
     assert backup.whole(*backup.stores.elsewhere()) == other
+
+
+def test_an_object_that_the_store_no_longer_gives_is_told_and_costs_no_other_and_no_database(
+    backup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make_buckets(backup)
+    for key in ("lost", "whole"):
+        backup.stores.own().put_object(Bucket="artifacts", Key=key, Body=b"bytes")
+    ordinary = backup.stores.copy
+
+    def copy(source: Any, of: tuple[str, str], target: Any, to: tuple[str, str]) -> None:
+        if of[1] == "lost":
+            raise OSError("a disk has failed")
+        ordinary(source, of, target, to)
+
+    monkeypatch.setattr(backup.stores, "copy", copy)
+    record = backup.back_up(keep=14)
+    assert record["objects_copied"] == {"artifacts": 1, "dvc": 0}
+    assert record["objects_failed"] == ["artifacts/lost: a disk has failed"]
+    assert backup.whole(*backup.stores.elsewhere()) == [record["stamp"]]
+    assert not backup.is_newer_than(30)
+    monkeypatch.setattr(backup.stores, "copy", ordinary)
+    assert backup.back_up(keep=14)["objects_failed"] == []
+    assert backup.is_newer_than(30)
+
+
+def test_a_store_that_gives_nothing_makes_no_backup(backup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    _make_buckets(backup)
+    for number in range(30):
+        backup.stores.own().put_object(Bucket="artifacts", Key=str(number), Body=b"bytes")
+
+    def copy(*_: Any) -> None:
+        raise OSError("no route to the store")
+
+    monkeypatch.setattr(backup.stores, "copy", copy)
+    with pytest.raises(OSError, match="no route"):
+        backup.back_up(keep=14)
+    assert backup.whole(*backup.stores.elsewhere()) == []
 
 
 def _make_buckets(backup: ModuleType) -> None:
