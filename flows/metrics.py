@@ -39,11 +39,25 @@ _PUT = "INSERT OR REPLACE INTO counts VALUES (?, ?, ?)"
 
 
 def begin() -> None:
-    """Count from now on, in this workspace; onboardings from 0, since Prometheus sees no increase to a first value."""
+    """Count from now on, in this workspace; onboardings from 0, since Prometheus sees no increase to a first value.
+
+    Counts that cannot be read, as after a power cut, are put aside.
+    """
     _place().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _make()
+    except sqlite3.OperationalError:  # a full disk, a lock
+        raise
+    except sqlite3.DatabaseError as error:
+        aside = _place().replace(_place().with_suffix(".damaged"))
+        say(f"what was counted cannot be read ({error}) and is {aside} now; counts begin anew")
+        _make()
+    _write(_ADD, [("amoeba_onboardings", {"outcome": outcome}, 0.0) for outcome in OUTCOMES])
+
+
+def _make() -> None:
     with contextlib.closing(sqlite3.connect(_place(), timeout=_WAIT_S)) as database, database:
         database.execute(_TABLE)
-    _write(_ADD, [("amoeba_onboardings", {"outcome": outcome}, 0.0) for outcome in OUTCOMES])
 
 
 def step_ended(step: str, target: str, outcome: str, seconds: float) -> None:

@@ -238,6 +238,22 @@ def test_buckets_cumulate_as_prometheus_reads_them(tmp_path: Path, monkeypatch: 
     assert counted(found, "amoeba_step_seconds_sum", step="data", target="", outcome="done") == sum(taken_s)
 
 
+@pytest.mark.parametrize("damage", [b"no database" * 500, None])
+def test_counts_that_cannot_be_read_are_put_aside_and_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: bytes | None
+) -> None:
+    monkeypatch.setattr(metrics, "settings", lambda: Settings(workspace=tmp_path))
+    metrics.begin()
+    (kept,) = (tmp_path / ".amoeba").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100] + b"\xff" * 4000 if damage is None else damage)
+    metrics.begin()
+    metrics.package_published("x86_avx2")
+    found = values(metrics.exposition().decode())
+    assert counted(found, "amoeba_published_packages_total", target="x86_avx2") == 1
+    assert kept.with_suffix(".damaged").is_file()
+    assert "counts begin anew" in capsys.readouterr().err
+
+
 def test_an_onboarding_s_first_failure_is_an_increase_wherever_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
