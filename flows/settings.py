@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     mlflow_uri: str | None = None
     """An MLflow server; an SQLite file in the workspace when not set."""
     dvc_remote: str | None = None
-    """Where DVC pushes to; a folder in the workspace when not set."""
+    """Where DVC pushes to; the remote of `.dvc/config` when not set."""
     trust: Path | None = None
     """The folder of the public keys that are believed; the user's own and the workspace's when not set."""
     signing_key: Path | None = None
