@@ -35,7 +35,7 @@ MANIFEST_TAG, CONTENT_TAG = "amoeba.manifest", "amoeba.content"
 UPLOAD_TAG = "amoeba.upload"
 """Of a run: when its latest upload began, in milliseconds since 1970."""
 _ANSWER_SECONDS = 5
-_MOST_PAGES = 1000
+_MOST_PAGES = 100
 """Of a search, each of up to 1000 results."""
 
 
