@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -296,6 +298,19 @@ def test_what_is_begun_and_not_at_its_end_is_asked_after_at_the_next_look(source
     assert begun.sources == ["org/name@1"] * 2
 
 
+@contextlib.contextmanager
+def _running(watcher: Watcher) -> Iterator[None]:
+    """In a thread of its own, which ends when it is stopped."""
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        watcher.stop()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
 def test_a_watcher_that_is_woken_looks_at_once_and_outlives_trouble(
     sources: _Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,14 +322,10 @@ def test_a_watcher_that_is_woken_looks_at_once_and_outlives_trouble(
 
     monkeypatch.setattr(serving, "watched", unreadable)
     watcher = Watcher(None, _Begun(), Watch(sources.look))
-    thread = threading.Thread(target=watcher.run)
-    thread.start()
-    for _ in range(3):
-        looks.get(timeout=60)
-        watcher.wake()
-    watcher.stop()
-    thread.join(60)
-    assert not thread.is_alive()
+    with _running(watcher):
+        for _ in range(3):
+            looks.get(timeout=60)
+            watcher.wake()
 
 
 @pytest.mark.parametrize("every_s", [None, 3600.0])
@@ -338,11 +349,8 @@ def test_what_is_not_at_its_end_is_asked_after_though_the_sources_are_looked_at_
         return answer
 
     watcher = Watcher(every_s, begin, Watch(look))
-    thread = threading.Thread(target=watcher.run)
-    thread.start()
-    assert settled.wait(60)
-    watcher.stop()
-    thread.join(60)
+    with _running(watcher):
+        assert settled.wait(60)
     assert looks == [HUB]
 
 
@@ -381,11 +389,8 @@ def test_a_source_that_did_not_answer_is_asked_again_soon_however_rarely_sources
         return True
 
     watcher = Watcher(None, begin, Watch(look))
-    thread = threading.Thread(target=watcher.run)
-    thread.start()
-    assert begun.wait(60)
-    watcher.stop()
-    thread.join(60)
+    with _running(watcher):
+        assert begun.wait(60)
 
 
 class _Prefect:
